@@ -1,0 +1,53 @@
+"""actlab: see what happens inside a neural network while it trains.
+
+Public names are loaded on first use (PEP 562), so `import actlab` costs next to nothing and
+recording never loads plotting, nor rendering torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actlab import charts as charts
+    from actlab import errors as errors
+    from actlab import peaks as peaks
+    from actlab import stats as stats
+    from actlab.axis import FloatAxis as FloatAxis
+    from actlab.axis import LinearAxis as LinearAxis
+    from actlab.pages.build import report as report
+    from actlab.rebinning import rebin as rebin
+    from actlab.recording.automatic import record as record
+    from actlab.recording.recorder import Recorder as Recorder
+    from actlab.run import Run as Run
+    from actlab.run import open_run as open_run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "FloatAxis": "actlab.axis",
+    "LinearAxis": "actlab.axis",
+    "Recorder": "actlab.recording.recorder",
+    "Run": "actlab.run",
+    "open_run": "actlab.run",
+    "rebin": "actlab.rebinning",
+    "record": "actlab.recording.automatic",
+    "report": "actlab.pages.build",
+}
+_MODULES = ("charts", "errors", "peaks", "stats")
+
+__all__ = ["FloatAxis", "LinearAxis", "Recorder", "Run", "charts", "errors", "open_run", "peaks", "rebin"]
+__all__ += ["record", "report", "stats"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return import_module(f"actlab.{name}")
+    raise AttributeError(f"module 'actlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names only."""
+    return __all__

@@ -1,0 +1,70 @@
+"""The errors of actlab: one tree, each also a builtin error, each message one clear line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "ActlabError",
+    "AxisError",
+    "MissingDependencyError",
+    "RecipeError",
+    "SelectionError",
+    "StoreError",
+    "nearest",
+]
+
+
+class ActlabError(Exception):
+    """Base of every error that actlab raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message alone: `KeyError` would quote it."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class AxisError(ActlabError, ValueError):
+    """An axis that cannot exist: empty, reversed, not finite, or too fine."""
+
+
+class StoreError(ActlabError, OSError):
+    """A run that cannot be opened or written: where, and what is wrong."""
+
+
+class RecipeError(ActlabError, ValueError):
+    """A recipe with an unknown key or a wrong value: file, key, what was expected."""
+
+
+class SelectionError(ActlabError, KeyError):
+    """A layer, split, epoch, label or unit that the run does not hold."""
+
+
+class MissingDependencyError(ActlabError, ImportError):
+    """An optional package that is not installed: the message names the pip line."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Say which known names are nearest to a wrong one.
+
+    Parameters
+    ----------
+    name : str
+        What the user wrote.
+    known : iterable of str
+        The valid names.
+    count : int
+        At most so many names are offered.
+
+    Returns
+    -------
+    str
+        ``"did you mean 'fc'?"``, or a list of valid names where none is near.
+    """
+    names = [str(item) for item in known]
+    by_lower = {item.lower(): item for item in reversed(names)}
+    near = [by_lower[key] for key in get_close_matches(name.lower(), by_lower, count, 0.5)]
+    if near:
+        return f"did you mean {' or '.join(repr(item) for item in near)}?"
+    shown = ", ".join(repr(item) for item in names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"valid names: {shown}" if names else "there are none"
