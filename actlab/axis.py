@@ -107,9 +107,8 @@ class LinearAxis:
         """
         data = np.asarray(values, dtype=np.float64)
         found = np.searchsorted(self.edges, data, side="right") - 1
-        found[data == self.h_max] = self.n_bins - 1
-        found[np.isnan(data)] = self.n_bins + 1
-        return found.astype(np.int64)
+        found = np.where(data == self.h_max, self.n_bins - 1, found)
+        return np.where(np.isnan(data), self.n_bins + 1, found)
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,8 @@ class FloatAxis:
         """Edges of the ordinary positive buckets [n_side + 1]."""
         code = np.arange(self.n_side + 1)
         mantissa = 1 + (code & ((1 << self.mantissa_bits) - 1)) / (1 << self.mantissa_bits)
-        return np.ldexp(mantissa, self.min_exponent + (code >> self.mantissa_bits))
+        edges: NDArray[np.float64] = np.ldexp(mantissa, self.min_exponent + (code >> self.mantissa_bits))
+        return edges
 
     @property
     def lower(self) -> NDArray[np.float64]:

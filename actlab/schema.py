@@ -71,6 +71,7 @@ LAYER_COORDINATES: Final = (
 RAW_INDEX: Final = (
     Variable("step", ("sample",), "int64", -1, "step of the row this sample belongs to"),
     Variable("attempt", ("sample",), "int64", -1, "attempt of the row this sample belongs to"),
+    Variable("sample_step", ("sample",), "int64", -1, "the same as step, see docs/format.md"),
 )
 HEAD: Final = Variable("head", ("sample", "unit"), "float32", "NaN", "outputs of the head")
 LABEL: Final = Variable("label", ("sample",), "int64", -100, "true class (or 0/1 per unit); -100 for none")

@@ -1,0 +1,437 @@
+"""Recorder: rows and their numbers, the promises to the training loop, a run on disk."""
+
+import copy
+import gc
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from actlab.axis import FloatAxis
+from actlab.errors import SelectionError, StoreError
+from actlab.recording import capture
+from actlab.recording.recorder import Recorder
+
+AXIS = FloatAxis()
+
+
+def train(model, batches=6, around=None, seed=1):
+    torch.manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for number in range(batches):
+        x, y = torch.randn(8, 1, 8, 8), torch.randint(0, 3, (8,))
+        if around is None:
+            loss = nn.functional.cross_entropy(model(x), y)
+        else:
+            with around.batch("train", number // 3, y):
+                loss = nn.functional.cross_entropy(model(x), y)
+            around.log(loss=loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def watch(model, names):
+    """Count with numpy what the layers return, independently of actlab."""
+    seen = {name: [] for name in names}
+    for name in names:
+
+        def hook(module, args, output, name=name):
+            seen[name].append(output.detach().clone().numpy().ravel())
+
+        model.get_submodule(name).register_forward_hook(hook)
+    return seen
+
+
+def test_weights_and_random_state_are_bit_equal_with_and_without(writer, make_model):
+    bare, recorded = make_model(), make_model()
+    train(bare)
+    state = torch.random.get_rng_state()
+    with Recorder(recorded, "memory", on_error="raise") as recorder:
+        train(recorded, around=recorder)
+    assert torch.equal(state, torch.random.get_rng_state())
+    for name, value in bare.state_dict().items():
+        assert torch.equal(value, recorded.state_dict()[name]), name
+
+
+def test_counts_of_every_layer_equal_those_of_an_independent_hook(writer, make_model):
+    model = make_model()
+    seen = watch(model, "012345")
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        train(model, around=recorder)
+    assert len(writer().rows) == 6
+    for step, row in enumerate(writer().rows):
+        np.testing.assert_array_equal(row.counts.sum(1), row.n)
+        for position, layer in enumerate(row.layers[1:], 1):
+            values = seen[layer.name][step].astype(np.float64)
+            expected = np.bincount(AXIS.index(values), minlength=AXIS.n_buckets)
+            np.testing.assert_array_equal(row.counts[position], expected, err_msg=layer.name)
+            assert row.mean[position] == pytest.approx(values.mean(), rel=1e-12, abs=1e-12)
+            assert row.std[position] == pytest.approx(values.std(), rel=1e-9)
+            assert (row.min[position], row.max[position]) == (values.min(), values.max())
+    assert row.min[2] < 0 <= row.min[3], "counted before the in-place ReLU"
+
+
+def test_rows_are_numbered_by_split_epoch_and_training_batch(writer):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory", every=2, on_error="raise") as recorder:
+        plan = (
+            [("valid", -1)] * 2 + [("train", 0)] * 3 + [("valid", 0)] * 3 + [("train", 1)] * 3 + [("test", 1)]
+        )
+        for split, epoch in plan:
+            with recorder.batch(split, epoch):
+                model(torch.ones(2, 1))
+    rows = [(row.split, row.step, row.epoch, row.batch, row.train_step) for row in writer().rows]
+    assert rows == [
+        ("valid", 0, -1, 0, 0),
+        ("train", 0, 0, 0, 0),
+        ("train", 2, 0, 2, 2),
+        ("valid", 2, 0, 0, 3),
+        ("valid", 4, 0, 2, 3),
+        ("train", 4, 1, 1, 4),
+        ("test", 0, 1, 0, 6),
+    ]
+    assert all(row.n.tolist() == [2, 2] for row in writer().rows)
+
+
+def test_log_belongs_to_its_own_batch_until_that_is_sealed(writer):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory", every=2, on_error="raise") as recorder:
+        recorder.log(too_early=1)
+        for number in range(4):
+            with recorder.batch("train", 0):
+                model(torch.ones(1, 1))
+                recorder.log(inside=number)
+            recorder.log(loss=torch.tensor(float(number), requires_grad=True).detach(), outside=number)
+    assert [row.logs for row in writer().rows] == [
+        {"inside": 0, "loss": 0, "outside": 0},
+        {"inside": 2, "loss": 2, "outside": 2},
+    ]
+
+
+def test_only_what_happens_inside_a_batch_is_recorded(writer):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        model(torch.ones(1, 1))
+        with recorder.batch("train", 0):
+            model(torch.ones(1, 1))
+            with recorder.pause(), recorder.pause():
+                model(torch.ones(1, 1))
+            model(torch.ones(1, 1))
+        model(torch.ones(1, 1))
+        with recorder.pause(), recorder.batch("train", 0):
+            model(torch.ones(1, 1))
+        with recorder.batch("train", 0):
+            model(torch.ones(1, 1))
+        assert recorder.flush() == {"train": 0}, "the open row is not sealed"
+    assert [(row.step, row.n.tolist()) for row in writer().rows] == [(0, [2, 2]), (2, [1, 1])]
+
+
+def test_an_exception_leaves_no_hook_and_no_half_row(writer, make_model, hooks_of):
+    model = make_model()
+
+    def fail():
+        with Recorder(model, "memory", on_error="raise") as recorder:
+            with recorder.batch("train", 0):
+                model(torch.randn(4, 1, 8, 8))
+            with recorder.batch("train", 0):
+                model[0](torch.randn(4, 1, 8, 8))
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert hooks_of(model) == 0
+    assert [row.step for row in writer().rows] == [0]
+    assert writer().is_closed
+
+
+def test_a_failed_batch_does_not_count_into_the_next(writer):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        with pytest.raises(ZeroDivisionError), recorder.batch("train", 0):
+            model(torch.ones(5, 1)) / (1 // 0)
+        with recorder.batch("train", 0):
+            model(torch.ones(2, 1))
+    (row,) = writer().rows
+    assert (row.step, row.n.tolist(), row.head.shape) == (0, [2, 2], (2, 1))
+
+
+def test_layers_called_twice_never_or_empty(writer):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.relu, self.unused = nn.Linear(2, 2), nn.ReLU(), nn.Dropout()
+
+        def forward(self, x):
+            return self.relu(self.fc(self.relu(x)))
+
+    model = Net()
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        for size in (3, 0):
+            with recorder.batch("train", 0):
+                model(torch.randn(size, 2))
+    first, empty = writer().rows
+    assert [(layer.name, layer.calls, layer.shape) for layer in first.layers] == [
+        ("input", 1, (3, 2)),
+        ("fc", 1, (3, 2)),
+        ("relu", 2, (3, 2)),
+        ("unused", 0, ()),
+    ]
+    assert first.n.tolist() == [6, 6, 12, 0]
+    assert empty.n.tolist() == [0] * 4
+    assert np.isnan([empty.mean, empty.std, empty.min, empty.max]).all()
+
+
+def test_members_take_the_place_of_their_layer_and_late_ones_the_end(writer):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.late, self.fc = nn.LSTM(2, 2), nn.LSTM(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x, late):
+            return self.fc((self.late if late else self.lstm)(x)[0])
+
+    model = Net()
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        for late in (False, True):
+            with recorder.batch("train", 0):
+                model(torch.randn(3, 2), late=late)
+    tables = [[layer.name for layer in row.layers] for row in writer().rows]
+    assert tables[0] == ["input", "lstm:0", "lstm:1:0", "lstm:1:1", "late", "fc"]
+    assert tables[1] == tables[0] + ["late:0", "late:1:0", "late:1:1"]
+    assert writer().rows[1].n.tolist() == [6, 0, 0, 0, 0, 6, 6, 2, 2]
+    assert writer().rows[1].layers[4].calls == 1, "a layer whose members came late was called"
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_recomputation_in_backward_is_not_counted(writer, reentrant):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+
+        def forward(self, x):
+            return checkpoint(self.block, x, use_reentrant=reentrant)
+
+    model = Net()
+    with Recorder(model, "memory", on_error="raise") as recorder, recorder.batch("train", 0):
+        model(torch.randn(4, 3, requires_grad=True)).sum().backward()
+    assert writer().rows[0].n.tolist() == [12] * 4
+
+
+def test_what_cannot_be_counted_is_skipped_with_one_warning(writer):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x.long(), x > 0, torch.complex(x, x), x.to_sparse(), x
+
+    model = nn.Sequential(Odd())
+    with Recorder(model, "memory") as recorder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with recorder.batch("train", 0):
+                model(torch.ones(3))
+    assert ["torch.int64" in str(warning.message) for warning in caught] == [True]
+    assert [layer.name for layer in writer().rows[0].layers] == ["input", "0:4"]
+
+
+def test_our_own_failure_is_one_warning_and_not_the_loops_concern(writer, monkeypatch):
+    def fail(*_):
+        raise MemoryError("no room")
+
+    model = nn.Linear(1, 1)
+    monkeypatch.setattr(capture.Tallies, "add", fail)
+
+    def record(batches, on_error):
+        with Recorder(model, "memory", on_error=on_error) as recorder:
+            for _ in range(batches):
+                with recorder.batch("train", 0):
+                    model(torch.ones(1, 1))
+
+    with pytest.warns(RuntimeWarning) as caught:
+        record(3, "warn")
+    assert len(caught) == 1
+    assert "no room" in str(caught[0].message)
+    with pytest.raises(MemoryError):
+        record(1, "raise")
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda recorder: recorder.batch("trian", 0), "did you mean 'train'"),
+        (lambda recorder: recorder.batch("train", "one"), "str"),
+    ],
+)
+def test_a_slip_inside_the_loop_warns_or_raises_as_asked(writer, use, message):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory") as recorder, pytest.warns(RuntimeWarning, match=message), use(recorder):
+        model(torch.ones(1, 1))
+    assert writer().rows == []
+    recorder = Recorder(model, "memory", on_error="raise")
+    with pytest.raises((SelectionError, TypeError), match=message), use(recorder):
+        pass
+    recorder.close()
+
+
+def test_labels_that_do_not_fit_warn_and_the_row_stays(writer):
+    model = nn.Linear(1, 2)
+    with (
+        Recorder(model, "memory") as recorder,
+        pytest.warns(RuntimeWarning, match="do not fit"),
+        recorder.batch("train", 0, labels=[1, 0, 1]),
+    ):
+        model(torch.ones(2, 1))
+    (row,) = writer().rows
+    assert (row.head.shape, row.label) == ((2, 2), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"every": 0}, ValueError, "every must be a whole number of at least 1, got 0"),
+        ({"every": True}, ValueError, "every"),
+        ({"on_error": "ignore"}, ValueError, "'warn' or 'raise', got 'ignore'"),
+        ({"raw": "heads"}, ValueError, "raw must be 'head' or None"),
+        ({"axis": (-1, 1)}, TypeError, "FloatAxis"),
+        ({"layers": "conv1"}, SelectionError, "nothing in the model matches 'conv1'"),
+        ({"kinds": "Lineal"}, SelectionError, "did you mean 'Linear'"),
+        ({"head": "fc"}, SelectionError, "head: the model has no layer 'fc'"),
+        ({"model": lambda x: x}, TypeError, "torch.nn.Module, got function"),
+        ({"resume": True}, TypeError, "resume"),
+    ],
+)
+def test_wrong_arguments_raise_before_anything_is_written_or_hooked(
+    tmp_path, hooks_of, options, error, message
+):
+    model = nn.Sequential(nn.Linear(1, 1))
+    with pytest.raises(error, match=message):
+        Recorder(options.pop("model", model), tmp_path / "run.zarr", **options)
+    assert hooks_of(model) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_exists_is_refused_and_leaves_no_hook(tmp_path, hooks_of):
+    model = nn.Linear(1, 1)
+    Recorder(model, tmp_path / "run.zarr").close()
+    with pytest.raises(StoreError, match="overwrite"):
+        Recorder(model, tmp_path / "run.zarr")
+    assert hooks_of(model) == 0
+    Recorder(model, tmp_path / "run.zarr", overwrite=True).close()
+
+
+def test_closing_twice_is_fine_and_a_batch_afterwards_is_not(writer):
+    recorder = Recorder(nn.Linear(1, 1), "memory", on_error="raise")
+    recorder.close()
+    recorder.close()
+    with pytest.raises(ValueError, match="closed"), recorder.batch("train", 0):
+        pass
+
+
+def test_copies_of_the_model_are_not_recorded_and_its_state_is_unchanged(writer, make_model):
+    model = make_model()
+    keys = list(model.state_dict())
+    with Recorder(model, "memory", on_error="raise") as recorder, recorder.batch("train", 0):
+        average = copy.deepcopy(model)
+        average(torch.randn(4, 1, 8, 8))
+        assert list(model.state_dict()) == keys
+        assert len(list(model.buffers())) == len(list(average.buffers())) == 3
+    assert writer().rows[0].n.sum() == 0
+
+
+def test_precisions_modes_and_wide_heads(writer):
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    x = torch.randn(3, 4)
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        with recorder.batch("train", 0), torch.autocast("cpu", torch.bfloat16):
+            model(x)
+        with recorder.batch("valid", 0), torch.inference_mode():
+            model(x)
+        model.double()
+        with recorder.batch("valid", 0):
+            model(x.double())
+    for row in writer().rows:
+        assert row.n.tolist() == row.counts.sum(1).tolist() == [12, 12, 12]
+        assert row.head.dtype == np.float32
+
+
+def test_memory_does_not_grow_with_the_steps(writer, make_model, monkeypatch):
+    model = make_model()
+    recorder = Recorder(model, "memory", on_error="raise")
+    monkeypatch.setattr(writer(), "append", lambda row: True)
+
+    def objects_after(batches):
+        train(model, batches, recorder)
+        gc.collect()
+        return len(gc.get_objects())
+
+    objects_after(5)
+    assert abs(objects_after(20) - objects_after(5)) < 50
+    recorder.close()
+
+
+def test_a_run_on_disk_holds_every_row(tmp_path, make_model):
+    model = make_model()
+    with Recorder(model, tmp_path / "run.zarr", on_error="raise") as recorder:
+        train(model, 4, recorder)
+        assert recorder.flush() == {"train": 2}
+    tree = xr.open_datatree(tmp_path / "run.zarr", engine="zarr")
+    data = tree["train"].to_dataset()
+    assert data.sizes["step"] == 4
+    assert data.layer.values.tolist() == ["input", *"012345"]
+    assert bool((data.counts.sum("bucket") == data.n).all())
+    assert data.log_loss.notnull().all()
+    raw = tree["train/raw"].to_dataset()
+    assert raw["head"].shape == (32, 3)
+    assert set(np.unique(raw["label"])) <= {0, 1, 2}
+    attributes = tree.attrs["actlab"]
+    assert (attributes["head"], attributes["head_unit_dim"], attributes["epochs"]) == ("5", -1, "given")
+    assert attributes["model"] == "Sequential"
+    assert attributes["versions"]["torch"] == torch.__version__
+
+
+def test_after_an_exception_the_run_on_disk_opens(tmp_path, make_model, hooks_of):
+    model = make_model()
+
+    def fail():
+        with Recorder(model, tmp_path / "run.zarr") as recorder:
+            train(model, 2, recorder)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert hooks_of(model) == 0
+    assert xr.open_datatree(tmp_path / "run.zarr", engine="zarr")["train"].sizes["step"] == 2
+
+
+def test_a_script_that_never_closes_keeps_its_last_row(tmp_path):
+    code = (
+        "import torch, actlab\n"
+        "model = torch.nn.Linear(1, 1)\n"
+        f"recorder = actlab.Recorder(model, {str(tmp_path / 'run.zarr')!r})\n"
+        "for _ in range(3):\n"
+        "    with recorder.batch('train', 0): model(torch.ones(1, 1))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    tree = xr.open_datatree(tmp_path / "run.zarr", engine="zarr")
+    assert tree["train"].sizes["step"] == 3
+    assert tree.attrs["actlab"]["closed"]
+
+
+def test_recording_loads_neither_xarray_nor_plotting(tmp_path):
+    code = (
+        "import sys, torch, actlab\n"
+        "model = torch.nn.Linear(1, 1)\n"
+        f"with actlab.record(model, {str(tmp_path / 'run.zarr')!r}): model(torch.ones(1, 1))\n"
+        "heavy = {'xarray', 'pandas', 'zarr', 'dask', 'bokeh', 'holoviews', 'datashader', 'matplotlib'}\n"
+        "print(*sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split() == []
