@@ -1,0 +1,1 @@
+"""Pages: a run and a recipe become one HTML file."""

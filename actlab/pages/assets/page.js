@@ -1,0 +1,144 @@
+// The rest of the page: filter, table, theme, keys, and the start of it all.
+
+const filterWall = () => {
+  const wanted = $("wall-filter").value.trim().toLowerCase();
+  const kinds = new Set(all('.chip[aria-pressed="true"]').map((chip) => chip.dataset.kind));
+  let shown = 0;
+  for (const tile of all(".tile")) {
+    const { name, kind } = tile.dataset;
+    tile.hidden = !(`${name} ${kind}`.toLowerCase().includes(wanted) && (kinds.size === 0 || kinds.has(kind)));
+    shown += tile.hidden ? 0 : 1;
+  }
+  $("wall-none").hidden = shown > 0;
+};
+
+const startWall = () => {
+  $("wall-filter").addEventListener("input", filterWall);
+  for (const chip of all(".chip")) {
+    chip.addEventListener("click", () => {
+      chip.setAttribute("aria-pressed", String(chip.getAttribute("aria-pressed") !== "true"));
+      filterWall();
+    });
+  }
+  for (const link of all(".tile, #table a[data-layer]")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      chooseLayer(Number(link.dataset.layer));
+      $("detail").scrollIntoView();
+    });
+  }
+};
+
+const sortTable = (head) => {
+  const index = [...head.parentNode.children].indexOf(head);
+  const ascending = head.getAttribute("aria-sort") !== "ascending";
+  for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+  const body = document.querySelector("#table tbody");
+  const numeric = head.dataset.sort === "number";
+  const key = (row) => (numeric ? row.children[index].dataset.value : row.children[index].textContent);
+  const missing = (row) => numeric && key(row) === "";
+  const compare = (a, b) => {
+    if (missing(a) || missing(b)) return missing(a) - missing(b); // what is missing stays last
+    const order = numeric ? Number(key(a)) - Number(key(b)) : key(a).localeCompare(key(b), "en", { numeric: true });
+    return ascending ? order : -order;
+  };
+  body.append(...[...body.rows].sort(compare));
+};
+
+const downloadTable = () => {
+  const quote = (text) => (/[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const rows = [...$("table").rows].map((row) => [...row.cells].map((cell) => quote(cell.dataset.value ?? cell.textContent.trim())).join(","));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([`${rows.join("\n")}\n`], { type: "text/csv" }));
+  link.download = "layers.csv";
+  link.click();
+  URL.revokeObjectURL(link.href);
+};
+
+const startTable = () => {
+  for (const head of all("#table thead th")) head.querySelector("button").addEventListener("click", () => sortTable(head));
+  $("csv").addEventListener("click", downloadTable);
+};
+
+const paintFigures = () => {
+  if (model === null) return;
+  const [soft, line, grid, plot, ink, accent] = ["soft", "line", "grid", "plot", "ink", "accent"].map(themed);
+  for (const name of figures) {
+    const frame = model(name);
+    frame.setv({ background_fill_color: plot, outline_line_color: line });
+    for (const axis of [...frame.below, ...frame.left]) {
+      axis.setv({ major_label_text_color: soft, axis_label_text_color: soft, major_tick_line_color: line });
+    }
+    for (const part of frame.center) if (part.grid_line_color !== undefined) part.grid_line_color = grid;
+  }
+  model("color_bar").major_label_text_color = soft;
+  model("cursor").line_color = ink;
+  model("chosen_epoch").line_color = accent;
+  model("column_histogram").glyph.fill_color = accent;
+  model("column_histogram").glyph.line_color = null;
+  model("epoch_average").glyph.line_color = ink;
+  model("strip_hidden_0").glyph.setv({ fill_color: soft, line_color: soft });
+  if (twin !== null) {
+    for (const name of ["yes", "no"]) {
+      model(name).line_color = soft;
+      model(`${name}_label`).text_color = ink;
+    }
+  }
+  if (detail.layer !== null) drawScale();
+};
+
+const switchTheme = () => {
+  const root = document.documentElement;
+  root.dataset.theme = isDark() ? "light" : "dark";
+  root.dataset.chosen = "yes";
+  try { localStorage.setItem("actlab-theme", root.dataset.theme); } catch { /* storage may be closed to files */ }
+  paintFigures();
+};
+
+const KEYS = {
+  "[": () => chooseLayer(detail.index - 1),
+  "]": () => chooseLayer(detail.index + 1),
+  "+": () => zoom(0.5),
+  "=": () => zoom(0.5),
+  "-": () => zoom(2),
+  0: () => zoom(Infinity),
+  ArrowLeft: () => zoom(1, -0.25),
+  ArrowRight: () => zoom(1, 0.25),
+  t: switchTheme,
+  "?": () => ($("help").open ? $("help").close() : $("help").showModal()),
+};
+
+const startKeys = () => {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input:not([type=checkbox]), select, textarea")) return;
+    const act = KEYS[event.key];
+    if (act === undefined || ($("help").open && event.key !== "?")) return;
+    event.preventDefault();
+    act();
+  });
+  $("help-button").addEventListener("click", KEYS["?"]);
+  $("theme-button").addEventListener("click", switchTheme);
+  document.documentElement.addEventListener("themechange", paintFigures);
+};
+
+let figures = [];
+
+const start = async () => {
+  startWall();
+  startTable();
+  startKeys();
+  drawFacts();
+  const bokeh = JSON.parse($("bokeh").textContent);
+  await Bokeh.embed.embed_items({ page: bokeh.document }, [{ docid: "page", roots: bokeh.roots, root_ids: Object.keys(bokeh.roots) }]);
+  const document_ = Bokeh.documents.at(-1);
+  model = (name) => document_.get_model_by_name(name);
+  figures = Object.values(bokeh.roots).map((id) => id.replace("figure-", ""));
+  paintFigures();
+  startDetail();
+  await chooseLayer(detail.index);
+  if (twin !== null) await startPeaks();
+  document.documentElement.dataset.ready = "yes";
+};
+
+start();

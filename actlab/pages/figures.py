@@ -1,0 +1,241 @@
+"""The Bokeh figures of the page: empty frames with named models, which the page's own script fills.
+
+Nothing here holds text of a user or a callback: Bokeh gets numbers and these fixed words only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from bokeh.models import (
+    BasicTicker,
+    BoxZoomTool,
+    ColumnDataSource,
+    FixedTicker,
+    LogColorMapper,
+    NumeralTickFormatter,
+    Range1d,
+    ResetTool,
+    SaveTool,
+    WheelZoomTool,
+)
+from bokeh.models.annotations import BoxAnnotation, ColorBar, Label, Span
+from bokeh.plotting import figure
+
+from actlab.charts.look import FONT
+from actlab.charts.palette import EPOCH, SETS, VIRIDIS, ZERO
+
+__all__ = ["detail_figures", "twin_figure"]
+
+_ABOVE, _BELOW, _ODD, _BROKEN = ZERO, SETS["train"], "#7a8794", "#cc79a7"
+_LEFT, _RIGHT = 58, 84  # the same borders everywhere keep the strips under their columns
+
+
+def _figure(height: int, name: str, **options: Any) -> figure:
+    """Return a quiet figure in the look of the page."""
+    frame = figure(
+        height=height,
+        name=name,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
+        output_backend="canvas",
+        min_border_left=_LEFT,
+        min_border_right=_RIGHT,
+        **options,
+    )
+    frame.grid.grid_line_alpha = 0.6
+    frame.border_fill_color = None  # the page shows through, in either theme
+    for axis in frame.axis:
+        axis.axis_label_text_font = axis.major_label_text_font = FONT
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = "12px"
+        axis.minor_tick_line_color = None
+        axis.axis_line_color = None
+        axis.major_tick_in = 0
+    return frame
+
+
+def _tools(frame: figure) -> None:
+    """Give zoom along the batches: drag a window, ctrl and wheel, reset; the page scrolls freely."""
+    zoom = BoxZoomTool(dimensions="width")
+    frame.add_tools(zoom, WheelZoomTool(dimensions="width", modifiers="ctrl"), ResetTool(), SaveTool())
+    frame.toolbar.active_drag = zoom
+    frame.toolbar.logo = None
+    frame.toolbar_location = "above"
+
+
+def _cased(frame: figure, name: str, **look: Any) -> None:
+    """Draw a white line on a wider black one, which reads on any colour."""
+    source = ColumnDataSource({"x": [], "y": []})
+    frame.line("x", "y", source=source, color="#000000", line_width=3.4, name=f"{name}_case")
+    frame.line("x", "y", source=source, color="#ffffff", line_width=1.5, name=name, **look)
+
+
+def _color_bar(frame: figure) -> LogColorMapper:
+    """Add the colour bar in counts; its ticks and labels are set per layer by the page."""
+    mapper = LogColorMapper(palette=VIRIDIS, low=1, high=10, nan_color="#00000000", name="color_mapper")
+    bar = ColorBar(
+        name="color_bar",
+        color_mapper=mapper,
+        ticker=FixedTicker(ticks=[]),
+        width=12,
+        padding=8,
+        margin=0,
+        title=None,
+        label_standoff=6,
+        border_line_color=None,
+        background_fill_color=None,
+        major_label_text_font=FONT,
+        major_label_text_font_size="12px",
+        bar_line_color=None,
+        major_tick_line_color=None,
+    )
+    frame.add_layout(bar, "right")
+    return mapper
+
+
+def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
+    """Return the colorful dimension: image, lines, spans and colour bar."""
+    frame = _figure(
+        430, "detail", x_range=x_range, y_range=y_range, x_axis_label="batch", y_axis_label="activation value"
+    )
+    frame.min_border_bottom, frame.min_border_top = 48, 6
+    frame.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    frame.xaxis.ticker = BasicTicker(desired_num_ticks=6, min_interval=1, num_minor_ticks=0)
+    frame.grid.visible = False
+    place: dict[str, Any] = {"x": "x", "y": "y", "dw": "dw", "dh": "dh", "color_mapper": _color_bar(frame)}
+    nothing: dict[str, Any] = {
+        "image": [np.zeros((1, 1), np.float32)],
+        "x": [0],
+        "y": [0],
+        "dw": [1],
+        "dh": [1],
+    }
+    frame.image("image", source=ColumnDataSource(nothing), name="image", **place)
+    for color, width in (("#ffffff", 3.0), (EPOCH, 1.2)):
+        frame.vspan(x="x", source=ColumnDataSource({"x": []}), line_color=color, line_width=width,
+                    line_alpha=0.85, name="epochs" if width < 2 else "epochs_case")  # fmt: skip
+    frame.add_layout(Span(location=0, dimension="width", line_color=ZERO, line_width=1.2, name="zero"))
+    _cased(frame, "mean")
+    for side in ("std_upper", "std_lower"):
+        _cased(frame, side, line_dash=[6, 4])
+    for name, color in (("quarter_histograms", "#8a8a8a"), ("epoch_histograms", "#000000")):
+        source = ColumnDataSource({"xs": [], "ys": []})
+        frame.multi_line("xs", "ys", source=source, color="#ffffff", line_width=4, name=f"{name}_case")
+        frame.multi_line("xs", "ys", source=source, color=color, line_width=1.8, name=name)
+    frame.add_layout(
+        BoxAnnotation(name="chosen_epoch", fill_alpha=0, line_width=3, line_alpha=1, visible=False)
+    )
+    frame.add_layout(Span(name="cursor", dimension="height", line_width=1, line_alpha=0.7, visible=False))
+    _tools(frame)
+    return frame
+
+
+def _marginal(y_range: Range1d) -> figure:
+    """Return the histogram of one column, beside the chart."""
+    frame = _figure(
+        430, "marginal", x_range=Range1d(start=0, end=1), y_range=y_range, x_axis_label="count in the column"
+    )
+    frame.min_border_left = frame.min_border_right = 14
+    frame.min_border_bottom, frame.min_border_top = 48, 30
+    frame.yaxis.visible = False
+    frame.xaxis.ticker = FixedTicker(ticks=[])
+    frame.harea_step("x1", "x2", "y", step_mode="center", name="column_histogram", fill_alpha=0.75,
+                     source=ColumnDataSource({"x1": [0, 0], "x2": [0, 0], "y": [0, 1]}))  # fmt: skip
+    frame.line("x", "y", source=ColumnDataSource({"x": [], "y": []}), name="epoch_average", line_width=1.4)
+    return frame
+
+
+def _strip(name: str, x_range: Range1d, height: int, colors: Sequence[str]) -> figure:
+    """Return a strip under the chart, with one bar per column and colour."""
+    frame = _figure(height, name, x_range=x_range, y_range=Range1d(start=0, end=1))
+    frame.min_border_top = frame.min_border_bottom = 6
+    frame.xaxis.visible = False
+    frame.grid.visible = False
+    frame.yaxis.ticker = FixedTicker(ticks=[])
+    for number, color in enumerate(colors):
+        source = ColumnDataSource({"left": [], "right": [], "top": [], "bottom": []})
+        frame.quad("left", "right", "top", "bottom", source=source, color=color, line_width=0.5,
+                   name=f"{name}_{number}")  # fmt: skip
+    return frame
+
+
+def detail_figures(n_rows: int, h_min: float, h_max: float) -> dict[str, figure]:
+    """Make the frames of the detail chart.
+
+    Parameters
+    ----------
+    n_rows : int
+        Recorded batches, the length of the x axis.
+    h_min, h_max : float
+        The y axis.
+
+    Returns
+    -------
+    dict of str to bokeh.plotting.figure
+        ``detail``, ``marginal``, ``strip_range``, ``strip_hidden`` and ``strip_nonfinite``.
+    """
+    x_range = Range1d(start=0, end=n_rows, bounds=(0, n_rows), min_interval=min(8, n_rows), name="batches")
+    y_range = Range1d(start=h_min, end=h_max, name="values")
+    return {
+        "detail": _colorful(x_range, y_range),
+        "marginal": _marginal(y_range),
+        "strip_range": _strip("strip_range", x_range, 66, (_ABOVE, _BELOW)),
+        "strip_hidden": _strip("strip_hidden", x_range, 48, (_ODD, ZERO)),
+        "strip_nonfinite": _strip("strip_nonfinite", x_range, 48, (_BROKEN,)),
+    }
+
+
+def twin_figure(h_min: float, h_max: float, top: float) -> figure:
+    """Make the frame of the Twin Peaks.
+
+    Parameters
+    ----------
+    h_min, h_max : float
+        The x axis.
+    top : float
+        End of the y axis, a share.
+
+    Returns
+    -------
+    bokeh.plotting.figure
+        With a curve for each split (``train``), its YES and NO curves (``train_yes``, ``train_no``)
+        and the marks ``yes`` and ``no``.
+    """
+    ranges = {"x_range": Range1d(start=h_min, end=h_max), "y_range": Range1d(start=0, end=top, name="shares")}
+    frame = _figure(
+        360, "twin", **ranges, x_axis_label="value of the last layer", y_axis_label="share of values per bin"
+    )
+    frame.min_border_right, frame.min_border_bottom, frame.min_border_top = 14, 48, 12
+    frame.add_layout(Span(location=0, dimension="height", line_color=ZERO, line_width=1.2, name="twin_zero"))
+    for split, color in SETS.items():
+        for part in ("no", "yes"):
+            source = ColumnDataSource({"x": [], "y": []})
+            frame.varea("x", 0, "y", source=source, color=color, alpha=0.1, name=f"{split}_{part}_area")
+            frame.line("x", "y", source=source, color=color, line_width=1.2, line_dash=[3, 3], alpha=0.9,
+                       name=f"{split}_{part}")  # fmt: skip
+    for split, color in SETS.items():
+        dash = [7, 4] if split == "test" else "solid"
+        source = ColumnDataSource({"x": [], "y": []})
+        frame.line("x", "y", source=source, color=color, line_width=2.2, line_dash=dash, name=split)
+    for mark in ("no", "yes"):
+        frame.add_layout(Span(name=mark, dimension="height", line_dash=[2, 3], line_width=1.5, visible=False))
+        frame.add_layout(
+            Label(
+                name=f"{mark}_label",
+                x=0,
+                y=0,
+                y_units="screen",
+                x_offset=5,
+                text="",
+                visible=False,
+                text_font=FONT,
+                text_font_size="12px",
+                text_font_style="bold",
+            )
+        )
+    frame.yaxis.formatter = NumeralTickFormatter(format="0.[0]%")
+    return frame

@@ -1,0 +1,399 @@
+"""The sections of a report: what each one says, from what the charts prepared."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from actlab.axis import LinearAxis
+from actlab.charts import wall_chart
+from actlab.charts.colorful_chart import ColorfulOptions
+from actlab.charts.palette import PALE, PALE_DARK, VIRIDIS
+from actlab.charts.raster import png
+from actlab.charts.twin_peaks_chart import TwinPeaksOptions
+from actlab.pages.figures import detail_figures, twin_figure
+from actlab.pages.formats import NONE, TIMES, amount, number, percent, polyline, shape
+from actlab.pages.html import Section
+from actlab.pages.payload import EPOCH_DEPTH, SERIES, pack_floats, pack_layer
+from actlab.run import Run
+from actlab.schema import LOG_PREFIX
+
+__all__ = ["Material", "detail", "facts", "numbers", "peaks", "provenance", "reading", "wall"]
+
+_LANE = (1000, 44)  # width and height of a lane's drawing
+_TREND = (260, 84)
+_FEW = 24  # so many tiles have room to be larger
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the sections are made of.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    title, notes : str
+        Plain text of the recipe; notes may be empty.
+    axis : LinearAxis
+        Range and bins of all histograms.
+    columns : xarray.Dataset
+        What `charts.columns` returned: dims layer, column, bin, epoch.
+    wall : xarray.Dataset
+        What `charts.wall_chart.prepare` returned.
+    peaks : xarray.Dataset or None
+        What `charts.twin_peaks_chart.prepare` returned; None without a head.
+    colorful : ColorfulOptions
+        Which lines the detail chart starts with.
+    twin_peaks : TwinPeaksOptions
+        Whether the Twin Peaks start with YES and NO.
+    """
+
+    run: Run
+    title: str
+    notes: str
+    axis: LinearAxis
+    columns: xr.Dataset
+    wall: xr.Dataset
+    peaks: xr.Dataset | None
+    colorful: ColorfulOptions
+    twin_peaks: TwinPeaksOptions
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """The run's table of layers, those of the page only."""
+        return self.run.layers.loc[[str(name) for name in self.columns["layer"].values]]
+
+    @property
+    def n_rows(self) -> int:
+        """Recorded batches of the page."""
+        return int(self.columns["n_rows"].sum())
+
+
+def data_uri(png: bytes) -> str:
+    """Return a PNG as an address that needs no request."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def _listed(values: Any) -> Any:
+    """Return an array as nested lists for JSON (a scalar as itself), None where it is not finite."""
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        return array.tolist()
+    return np.where(np.isfinite(array), array.astype(object), np.array(None)).tolist()
+
+
+def facts(material: Material) -> Section:
+    """Title, what was recorded, and a lane for each logged scalar."""
+    columns, run = material.columns, material.run
+    per_epoch = np.diff(np.append(columns["epoch_first_row"].values, material.n_rows))
+    epochs = f"{per_epoch.size} {TIMES} {amount(int(per_epoch.max()))}" if per_epoch.size else NONE
+    if per_epoch.size and np.unique(per_epoch).size > 1:
+        epochs = f"{per_epoch.size}, up to {amount(int(per_epoch.max()))} batches each"
+    k = int(columns.attrs["batches_per_column"])
+    axis = material.axis
+    cells = [
+        ("Model", str(run.attributes.get("model") or NONE)),
+        ("Layers", amount(columns.sizes["layer"])),
+        ("Training batches", amount(material.n_rows)),
+        (f"Epochs {TIMES} batches", epochs),
+        ("Bins", f"{axis.n_bins:,} in [{number(axis.h_min)}, {number(axis.h_max)}]"),
+        ("Values counted", amount(float(columns["n"].sum()))),
+        ("One column", "one batch" if k == 1 else f"{k:,} batches"),
+    ]
+    context = {"title": material.title, "notes": material.notes, "facts": cells, "lanes": _lanes(material)}
+    return Section("top", "", "facts.html.j2", context)
+
+
+def _lanes(material: Material) -> list[dict[str, Any]]:
+    """Draw each logged scalar over the training batches: mean of each column."""
+    run, columns = material.run, material.columns
+    if "train" not in run.splits:
+        return []
+    rows = run["train"]
+    edges = columns["first_row"].values
+    lanes = []
+    for name in sorted(str(name) for name in rows.data_vars if str(name).startswith(LOG_PREFIX)):
+        values = rows[name].values[: material.n_rows].astype(np.float64)
+        finite = np.isfinite(values)
+        if not finite.any():
+            continue
+        sums = np.add.reduceat(np.where(finite, values, 0.0), edges)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = sums / np.add.reduceat(finite.astype(np.float64), edges)
+        low, high = float(np.nanmin(means)), float(np.nanmax(means))
+        lanes.append(
+            {
+                "name": name.removeprefix(LOG_PREFIX),
+                "lines": polyline(means.tolist(), low, high, *_LANE),
+                "low": number(low),
+                "high": number(high),
+                "first": number(float(values[finite][0])),
+                "last": number(float(values[finite][-1])),
+            }
+        )
+    return lanes
+
+
+def wall(material: Material) -> Section:
+    """Every layer as a tile, in the order of the model."""
+    axis, columns = material.axis, material.columns
+    pictures = wall_chart.tiles(material.wall)
+    tiles = []
+    for index, (name, info) in enumerate(material.layers.iterrows()):
+        one = columns.isel(layer=index)
+        said = (
+            "never called"
+            if info["never_called"]
+            else f"mean {number(float(one['total_mean']))}, std {number(float(one['total_std']))}, "
+            f"zeros {percent(float(one['total_zero_share']))}, "
+            f"out of range {percent(float(one['total_out_of_range']))}"
+        )
+        tiles.append(
+            {
+                "name": name,
+                "kind": info["kind"],
+                "never": bool(info["never_called"]),
+                "src": data_uri(pictures[str(name)]),
+                "alt": f"Layer {index}, {name}, {info['kind']}: {said}",
+            }
+        )
+    inside = axis.h_min < 0 < axis.h_max
+    kinds = material.layers["kind"].value_counts(sort=False)
+    context = {
+        "tiles": tiles,
+        "kinds": list(kinds.index) if len(kinds) > 1 else [],
+        "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if inside else None,
+        "width": 112 if len(tiles) > _FEW else 176,
+        "batches": amount(material.n_rows),
+        "range": (number(axis.h_min), number(axis.h_max)),
+        "gradient": ", ".join(wall_chart.palette(material.wall)[::15]),
+        "scale": [percent(float(material.wall.attrs[end])) for end in ("low", "high")],
+    }
+    return Section("layers", "Layers", "wall.html.j2", context)
+
+
+def detail(material: Material) -> Section:
+    """One layer at a time: the colorful dimension and all that belongs to it."""
+    columns, axis, run = material.columns, material.axis, material.run
+    names = list(material.layers.index)
+    payloads, layers = [], []
+    for index, (name, info) in enumerate(material.layers.iterrows()):
+        one = columns.isel(layer=index)
+        payload = pack_layer(one)
+        payloads.append(payload.blob)
+        layers.append(
+            {
+                "name": str(name),
+                "kind": info["kind"] + (f"({info['description']})" if info["description"] else ""),
+                "shape": shape(info["shape"]),
+                "perBatch": float(one["n_per_batch"].median()),
+                "low": payload.low,
+                "high": payload.high,
+                "outside": _listed(one["total_out_of_range"]),
+                "bound": _listed(one["bound_share"]),
+                "never": bool(info["never_called"]),
+            }
+        )
+    data = {
+        "layers": layers,
+        "chosen": names.index(run.head) if run.head in names else len(names) - 1,
+        "series": list(SERIES),
+        "epochDepth": EPOCH_DEPTH,
+        "rows": material.n_rows,
+        "k": int(columns.attrs["batches_per_column"]),
+        "firstRow": _listed(columns["first_row"]),
+        "nRows": _listed(columns["n_rows"]),
+        "step": _listed(columns["step"]),
+        "every": int(columns.attrs["step_stride"]),
+        "epochs": _listed(columns["epoch"]),
+        "epochRow": _listed(columns["epoch_first_row"]),
+        "hMin": axis.h_min,
+        "hMax": axis.h_max,
+        "bins": axis.n_bins,
+        "palettes": {"counts": VIRIDIS, "pale": PALE, "paleDark": PALE_DARK},
+    }
+    frames = detail_figures(material.n_rows, axis.h_min, axis.h_max)
+    context = {
+        "layers": layers,
+        "h_min": number(axis.h_min),
+        "h_max": number(axis.h_max),
+        "shown": material.colorful.model_dump(),
+    }
+    return Section("detail", "Detail", "detail.html.j2", context, data, tuple(payloads), frames)
+
+
+def peaks(material: Material) -> Section | None:
+    """Show the Twin Peaks of the head over the epochs, if there is a head."""
+    data = material.peaks
+    if data is None:
+        return None
+    labels = [int(epoch) for epoch in data["epoch"].values]
+    # One scale for the later epochs; the first ones are often far taller, and the page says so.
+    later = data.isel(epoch=slice(len(labels) // 2, None))
+    splits = [str(split) for split in data["split"].values]
+    reference = "valid" if "valid" in splits else splits[0]
+    curves = np.stack([data[name].values for name in ("curves", "yes", "no")])
+    width = float(data["bin"].values[1] - data["bin"].values[0]) if data.sizes["bin"] > 1 else 1.0
+    edges = (float(data["bin"].values[0]) - width / 2, float(data["bin"].values[-1]) + width / 2)
+    trends = [
+        _trend(
+            title, note, data[name].sel(split=reference) if "split" in data[name].dims else data[name], form
+        )
+        for title, note, name, form in (
+            ("Distance of the peaks", "YES minus NO", "peak_distance", number),
+            ("Separation d\N{PRIME}", "in standard deviations", "separation", number),
+            ("Train and validation differ by", "", "train_valid_distance", percent),
+        )
+    ]
+    shown = {
+        "epochs": labels,
+        "splits": splits,
+        "reference": reference,
+        "bins": _listed(data["bin"]),
+        "top": float(np.nanmax(later["curves"].values)) * 1.12,
+        "yes": _listed(data["yes_position"].transpose("epoch", "split")),
+        "no": _listed(data["no_position"].transpose("epoch", "split")),
+        "separation": _listed(data["separation"].transpose("epoch", "split")),
+        "overlap": _listed(data["overlap"].transpose("epoch", "split")),
+        "distance": _listed(data["train_valid_distance"]),
+        "outside": _listed((data["underflow"] + data["overflow"]).transpose("epoch", "split")),
+        "labels": bool(np.isfinite(data["yes"].values).any()),
+    }
+    context = {
+        "layer": str(data.attrs["layer"]),
+        "raw": data.attrs.get("source") == "raw",
+        "splits": splits,
+        "labels": shown["labels"],
+        "truth": material.twin_peaks.show_truth,
+        "last": len(labels) - 1,
+        "trends": [trend for trend in trends if trend is not None],
+    }
+    frame = twin_figure(*edges, shown["top"])
+    return Section(
+        "peaks", "Twin Peaks", "peaks.html.j2", context, shown, (pack_floats(curves),), {"twin": frame}
+    )
+
+
+def _trend(title: str, note: str, values: xr.DataArray, form: Any) -> dict[str, Any] | None:
+    """Draw one number over the epochs, from zero up; None where it is never known."""
+    series = values.values.astype(np.float64)
+    if not np.isfinite(series).any():
+        return None
+    low, high = min(float(np.nanmin(series)), 0.0), max(float(np.nanmax(series)), 0.0)
+    labels = values["epoch"].values
+    return {
+        "title": title,
+        "note": note,
+        "lines": polyline(series.tolist(), low, high, *_TREND),
+        "marks": [points.split(",") if points else None for points in _marks(series, low, high)],
+        "said": [form(float(value)) for value in series],
+        "low": "0" if abs(low) < 0.02 * high else form(low),
+        "high": form(float(f"{high:.3g}")),
+        "first": "untrained" if labels[0] == -1 else f"epoch {labels[0]}",
+        "last": f"{labels[-1]}",
+    }
+
+
+def _marks(series: np.ndarray[Any, Any], low: float, high: float) -> list[str]:
+    """Return the point of each epoch in the drawing, empty where there is none."""
+    step, scale = _TREND[0] / max(series.size - 1, 1), _TREND[1] / ((high - low) or 1.0)
+    return [
+        f"{index * step:.1f},{_TREND[1] - (value - low) * scale:.1f}" if np.isfinite(value) else ""
+        for index, value in enumerate(series)
+    ]
+
+
+def reading(material: Material) -> Section:
+    """How to read these charts, for someone who sees them for the first time."""
+    context = {
+        "k": int(material.columns.attrs["batches_per_column"]),
+        "h_min": number(material.axis.h_min),
+        "h_max": number(material.axis.h_max),
+        "picture": data_uri(_example()),
+    }
+    return Section("reading", "How to read", "reading.html.j2", context)
+
+
+def _example() -> bytes:
+    """Paint an invented layer that starts narrow and spreads: the picture that is explained."""
+    values = np.linspace(-10, 10, 80)[:, None]
+    time = np.linspace(0, 1, 130)[None, :]
+    spread = 0.7 + 4.3 / (1 + np.exp(-14 * (time - 0.25)))
+    expected = 4000 / spread * np.exp(-((values / spread) ** 2) / 2)
+    counts = np.random.default_rng(3).poisson(expected).astype(np.float64)
+    return png(counts, 0.9, float(counts.max()), 0.95)
+
+
+def numbers(material: Material) -> Section:
+    """Say in numbers what the pictures show, one row per layer."""
+    columns = material.columns
+    rows = []
+    for index, (name, info) in enumerate(material.layers.iterrows()):
+        one = columns.isel(layer=index)
+        values = [
+            float(one[f"total_{key}"]) for key in ("mean", "std", "min", "max", "zero_share", "out_of_range")
+        ]
+        rows.append(
+            {
+                "name": name,
+                "kind": info["kind"],
+                "shape": shape(info["shape"]),
+                "cells": [
+                    {"value": repr(value) if np.isfinite(value) else "", "text": form(value)}
+                    for value, form in zip(values, (number,) * 4 + (percent,) * 2, strict=True)
+                ],
+                "n": int(one["n"]),
+            }
+        )
+    return Section("numbers", "Numbers", "numbers.html.j2", {"rows": rows})
+
+
+def provenance(material: Material, command: str, recipe: str, versions: Mapping[str, str]) -> Section:
+    """Tell what was recorded how, what is missing, and how to make this page again."""
+    run = material.run
+    attributes = run.attributes
+    never = [str(name) for name in run.layers.index[run.layers["never_called"]]]
+    dropped = [
+        f"{split} {first}" if first == last else f"{split} {first} to {last}"
+        for split, gaps in attributes.get("gaps", {}).items()
+        for first, last in gaps
+    ]
+    digest = hashlib.sha256()
+    for split in run.splits:
+        digest.update(split.encode())
+        digest.update(run[split]["row_crc32c"].values.astype("<u4").tobytes())
+        digest.update(run[split]["n"].values.astype("<u8").tobytes())
+    recorded = ", ".join(
+        f"{name} {version}" for name, version in sorted(attributes.get("versions", {}).items())
+    )
+    facts = [
+        ("Run", PurePath(run.path).as_posix()),
+        ("Run id", str(attributes.get("run_id", NONE))),
+        ("Created", str(attributes.get("created", NONE))),
+        ("Recorded with", recorded or NONE),
+        ("Drawn with", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("Rows", ", ".join(f"{split} {run[split].sizes['step']:,}" for split in run.splits)),
+        ("Digest of the data", f"sha256 {digest.hexdigest()}"),
+        ("Dropped steps", ", ".join(dropped) or "none"),
+        ("Layers never called", ", ".join(never) or "none"),
+        (
+            "Epochs",
+            "inferred from training and evaluation" if attributes.get("epochs") == "inferred" else "as given",
+        ),
+        ("Recording", "closed" if attributes.get("closed") else "not closed: the end may be missing"),
+    ]
+    return Section(
+        "provenance",
+        "Provenance",
+        "provenance.html.j2",
+        {"facts": facts, "command": command, "recipe": recipe},
+    )

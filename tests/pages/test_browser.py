@@ -1,0 +1,240 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from actlab.axis import LinearAxis
+from actlab.charts import colorful_chart
+from actlab.pages.build import report
+from actlab.recipe import Recipe
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = (
+    "</script><script>window.hit=1</script>",
+    '"><img src=x onerror="window.hit=1">',
+    "<svg onload=window.hit=1>",
+    "{{7*7}}",
+    "$$x^2$$",
+    "@image{safe}",
+    '=1+1,"quoted"',
+)
+
+
+@pytest.fixture
+def open_page(browser):
+    """Return a function that opens a page and fails the test on a request or an error."""
+    contexts, said = [], []
+
+    def open_(path, *, ready=True, **options):
+        context = browser.new_context(viewport={"width": 1200, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda note: said.append(note.text) if note.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith(("file:", "data:")) else said.append(asked.url),
+        )
+        page.goto(path.as_uri())
+        if ready:
+            page.wait_for_selector("html[data-ready]", timeout=30_000)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def small_page(small_run, tmp_path_factory):
+    return report(small_run, tmp_path_factory.mktemp("page") / "small.html", h_min=-4, h_max=4, n_bins=80)
+
+
+@pytest.fixture(scope="module")
+def hostile_page(record_run, tmp_path_factory):
+    random = np.random.default_rng(2)
+    names = [*HOSTILE, "fc"]
+    rows = [
+        (0, {name: random.normal(size=(4, 2)) for name in names}, np.array([0, 1, 0, 1])) for _ in range(3)
+    ]
+    run = record_run({"train": rows, "valid": rows}, names)
+    recipe = Recipe(title=HOSTILE[0] + HOSTILE[1], notes="".join(HOSTILE))
+    return report(run, tmp_path_factory.mktemp("page") / "hostile.html", recipe=recipe)
+
+
+def until(page, code):
+    """Wait for an expression to hold; the policy of the page forbids playwright's own way."""
+    for _ in range(200):
+        if page.evaluate(code):
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError(f"never: {code}")
+
+
+def shown(page, name):
+    """Return the arrays of a named glyph as the browser holds them."""
+    code = """name => {
+      const data = Bokeh.documents[0].get_model_by_name(name).data_source.data;
+      return Object.fromEntries(Object.entries(data).map(([key, values]) => [key, [...values].map(
+        (value) => typeof value === "number" ? (Number.isFinite(value) ? value : null)
+          : [...value].map((number) => Number.isFinite(number) ? number : null))]));
+    }"""
+    return page.evaluate(code, name)
+
+
+def test_the_image_holds_the_counts(open_page, small_page, small_run):
+    page = open_page(small_page)
+    data = colorful_chart.prepare(small_run, LinearAxis(-4, 4, 80))
+    for name in ("body.linear", "wild"):
+        page.select_option("#layer-select", str(small_run.names.index(name)))
+        assert page.text_content("#detail-title").startswith(name)
+        page.wait_for_timeout(100)
+        truth = data["counts"].sel(layer=name).values.T
+        image = np.array(shown(page, "image")["image"][0], float).reshape(truth.shape)
+        assert np.array_equal(np.isnan(image), truth == 0)
+        low = float(data["low"].sel(layer=name))
+        np.testing.assert_allclose(image[truth > 0], np.maximum(truth[truth > 0], low), rtol=0.03)
+        means = shown(page, "mean")["y"]
+        np.testing.assert_allclose(means, data["mean"].sel(layer=name), rtol=5e-4)
+
+
+def test_the_twin_peaks_follow_the_slider(open_page, small_page):
+    page = open_page(small_page)
+    assert page.text_content("#peaks-shown") == "2"
+    last = np.array(shown(page, "valid")["y"], float)
+    assert last.sum() == pytest.approx(1, abs=0.02)
+    page.focus("#peaks-epoch")
+    page.keyboard.press("Home")
+    assert page.text_content("#peaks-shown") == "untrained"
+    assert not np.allclose(last, np.array(shown(page, "valid")["y"], float))
+    assert not page.evaluate("Bokeh.documents[0].get_model_by_name('train').visible")
+
+
+def test_columns_merge_when_there_are_more_than_pixels(record_run, tmp_path, open_page):
+    random = np.random.default_rng(3)
+    rows = [(0, {"fc": random.normal(size=(8, 4))}, None) for _ in range(420)]
+    path = report(
+        record_run({"train": rows}, ["fc"], raw=False), tmp_path / "long.html", h_min=-5, h_max=5, n_bins=20
+    )
+    page = open_page(path)
+    page.set_viewport_size({"width": 390, "height": 800})
+    until(page, "document.getElementById('resolution').textContent.includes('mean of')")
+    image = shown(page, "image")
+    width = len(image["image"][0]) // 20
+    pixels = page.evaluate("Bokeh.documents[0].get_model_by_name('detail').inner_width * devicePixelRatio")
+    assert width <= pixels
+    merged = int(page.text_content("#resolution").split("mean of ")[1].split(" ")[0])
+    assert width == -(-420 // merged)
+    for key in "+++":
+        page.keyboard.press(key)
+    until(page, "document.getElementById('resolution').textContent.includes('= one batch')")
+    page.keyboard.press("0")
+    until(page, "document.getElementById('resolution').textContent.includes('mean of')")
+
+
+def test_keys_and_tiles_choose_the_layer(open_page, small_page, small_run):
+    page = open_page(small_page)
+    title = page.locator("#detail-title")
+    assert title.text_content().startswith("fc")
+    page.keyboard.press("]")
+    assert title.text_content().startswith(small_run.names[0])
+    page.keyboard.press("[")
+    page.keyboard.press("[")
+    assert title.text_content().startswith("wild")
+    page.click(".tile >> nth=1")
+    assert title.text_content().startswith(small_run.names[1])
+    page.keyboard.press("?")
+    assert page.is_visible("#help")
+    page.keyboard.press("?")
+    assert not page.is_visible("#help")
+
+
+def test_the_theme_follows_the_system_and_the_key(open_page, small_page):
+    page = open_page(small_page, color_scheme="dark")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.keyboard.press("t")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+
+
+def test_hovering_says_batch_value_and_count(open_page, small_page):
+    page = open_page(small_page)
+    page.locator("#figure-detail").scroll_into_view_if_needed()
+    box = page.locator("#figure-detail").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#tooltip:not([hidden])")
+    assert [line.split()[0] for line in page.text_content("#tooltip").split("\n")] == [
+        "batch",
+        "value",
+        "count",
+    ]
+    page.mouse.move(2, 2)
+    page.wait_for_selector("#tooltip", state="hidden")
+
+
+def test_the_wall_filters_by_name_and_kind(open_page, small_page):
+    page = open_page(small_page)
+    page.fill("#wall-filter", "body")
+    assert page.locator(".tile:visible").count() == 3
+    page.fill("#wall-filter", "")
+    page.click('.chip[data-kind="Linear"]')
+    assert page.locator(".tile:visible").count() == 1
+    page.fill("#wall-filter", "nothing like it")
+    assert page.is_visible("#wall-none")
+
+
+def test_the_table_sorts_and_goes_out_as_csv(open_page, small_page, small_run):
+    page = open_page(small_page)
+    page.click("#table thead button >> text=std")
+    column = [row.split("\t") for row in page.inner_text("#table tbody").strip().split("\n")]
+    assert column[-1][1] == "body.dropout"
+    assert page.get_attribute("#table thead th:nth-child(6)", "aria-sort") == "ascending"
+    with page.expect_download() as download:
+        page.click("#csv")
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
+    assert {row["layer"] for row in rows} == set(small_run.names)
+    spread = [float(row["std"]) for row in rows if row["std"]]
+    assert spread == sorted(spread)
+
+
+def test_hostile_names_do_nothing(open_page, hostile_page):
+    page = open_page(hostile_page)
+    for index in range(len(HOSTILE)):
+        page.select_option("#layer-select", str(index))
+        page.wait_for_timeout(60)
+    assert page.evaluate("window.hit") is None
+    assert page.locator("#detail-title").text_content().startswith(HOSTILE[-1])
+    assert page.locator("h1").text_content() == HOSTILE[0] + HOSTILE[1]
+    assert page.locator("img:not([src^='data:image/png'])").count() == 0
+
+
+def test_the_policy_is_in_force(browser, small_page):
+    page = browser.new_page()
+    page.goto(small_page.as_uri())
+    said = []
+    page.on("console", lambda note: said.append(note.text))
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'hit = 1'}))")
+    assert page.evaluate("window.hit") is None
+    assert "Content Security Policy" in " ".join(said)
+    page.close()
+
+
+def test_the_page_reads_without_scripts(open_page, small_page, small_run):
+    page = open_page(small_page, ready=False, java_script_enabled=False)
+    assert page.locator(".tile img").count() == len(small_run.names)
+    assert page.is_visible("#numbers table")
+    assert page.is_visible("#detail noscript p")
+    assert not page.is_visible("#layer-select")
+
+
+def test_no_width_overflows(open_page, small_page):
+    page = open_page(small_page)
+    for width in (360, 390, 768, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_timeout(150)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,148 @@
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from actlab.errors import AxisError, RecipeError, SelectionError, StoreError
+from actlab.pages.build import report
+from actlab.recipe import Recipe, load_recipe
+
+
+@pytest.fixture(scope="module")
+def drawn(small_run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "sub" / "small.html"
+    seen = []
+    assert report(small_run, path, h_min=-4, h_max=4, progress=lambda *call: seen.append(call)) == path
+    assert {stage for stage, _, _ in seen} == {"reading batches", "drawing sections"}
+    assert all(0 <= done <= total for _, done, total in seen)
+    return path
+
+
+def test_the_page_holds_its_sections_in_order(drawn):
+    html = drawn.read_text(encoding="utf-8")
+    found = re.findall(r'<section id="([a-z]+)"', html)
+    assert found == ["top", "layers", "detail", "peaks", "reading", "numbers", "provenance"]
+
+
+def test_every_layer_is_a_picture_with_its_numbers_in_words(drawn, small_run):
+    html = drawn.read_text(encoding="utf-8")
+    alts = re.findall(
+        r'<img src="data:image/png;base64,[^"]+" width="\d+" height="\d+" alt="(Layer [^"]+)"', html
+    )
+    assert len(alts) == len(small_run.names)
+    assert all(
+        re.search(r"mean -?\d.* std \d.* zeros .* out of range", alt) or "never called" in alt for alt in alts
+    )
+
+
+def test_the_table_says_what_the_store_holds(drawn, small_run):
+    html = drawn.read_text(encoding="utf-8")
+    train = small_run["train"]
+    for index, name in enumerate(small_run.names):
+        row = re.search(rf'<tr id="row-{index}">(.*?)</tr>', html, re.DOTALL)[1]
+        values = re.findall(r'data-value="([^"]*)"', row)
+        one = train.sel(layer=name).compute()
+        n = int(one.n.sum())
+        assert int(values[-1]) == n
+        if n == 0:
+            assert values[1:-1] == [""] * 6
+            continue
+        zeros = int(one.counts.isel(bucket=small_run.axis.zero).sum()) / n
+        assert float(values[3]) == one["min"].min()
+        assert float(values[4]) == one["max"].max()
+        assert float(values[5]) == pytest.approx(zeros, rel=1e-12)
+        if name == "fc":
+            assert float(values[1]) == pytest.approx(float(one["mean"].mean()), rel=1e-9)
+
+
+def test_two_paths_give_the_same_bytes(drawn, small_run, tmp_path):
+    other = report(small_run.path, tmp_path / "other.html", h_min=-4, h_max=4)
+    assert other.read_bytes() == drawn.read_bytes()
+    assert other.with_suffix(".toml").read_bytes() == drawn.with_suffix(".toml").read_bytes()
+
+
+def test_the_recipe_as_run_draws_the_same_page(drawn, small_run, tmp_path):
+    again = report(small_run, tmp_path / "again.html", recipe=drawn.with_suffix(".toml"))
+    assert again.read_bytes() == drawn.read_bytes()
+
+
+def test_the_recipe_as_run_leaves_no_default_open(drawn):
+    recipe = load_recipe(drawn.with_suffix(".toml"))
+    assert (recipe.h_min, recipe.h_max, recipe.n_bins, recipe.title) == (-4, 4, 200, "run")
+    assert set(recipe.charts) == {"wall", "colorful", "twin_peaks"}
+
+
+def test_the_command_is_printed_without_the_output(drawn, small_run):
+    html = drawn.read_text(encoding="utf-8")
+    assert f"actlab report {small_run.path} --h-min -4.0 --h-max 4.0 --n-bins 200</code>" in html
+    assert drawn.name not in html
+
+
+def test_layers_and_epochs_choose(small_run, tmp_path):
+    path = report(small_run, tmp_path / "some.html", layers="body.*", epochs=[-1, 1], n_bins=50)
+    html = path.read_text(encoding="utf-8")
+    assert re.findall(
+        r'class="tile[^"]*" href="[^"]+" data-layer="\d+" data-kind="\w+" data-name="([^"]+)"', html
+    ) == [
+        "body.linear",
+        "body.relu",
+        "body.dropout",
+    ]
+    assert "--layers &#39;body.*&#39; --epochs=-1,1" in html
+
+
+def test_a_run_without_head_has_no_twin_peaks(record_run, tmp_path):
+    rows = [(0, {"a": np.arange(6.0)}, None) for _ in range(3)]
+    run = record_run({"train": rows}, ["a"], head=None, raw=False)
+    html = report(run, tmp_path / "plain.html").read_text(encoding="utf-8")
+    assert '<section id="peaks"' not in html
+
+
+def test_existing_outputs_stay(small_run, tmp_path):
+    for name in ("page.html", "page.toml"):
+        path = tmp_path / name
+        path.write_text("mine")
+        with pytest.raises(StoreError, match=rf"{name} exists already; overwrite=True or --overwrite"):
+            report(small_run, tmp_path / "page.html")
+        assert path.read_text() == "mine"
+        path.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "options"),
+    [
+        (RecipeError, "h_min must be below h_max", {"h_min": 4, "h_max": -4}),
+        (AxisError, "h_min must be below h_max", {"h_min": 1e9}),
+        (RecipeError, "n_bins", {"n_bins": 0}),
+        (SelectionError, "no layer 'fcc'.*did you mean 'fc'", {"layers": ["fcc"]}),
+        (SelectionError, "no epoch 7", {"epochs": [7]}),
+        (RecipeError, "unknown chart 'wal' .*'wall'", {"recipe": Recipe(charts={"wal": {}})}),
+        (
+            RecipeError,
+            "charts.colorful: unknown key 'max_column' .*'max_columns'",
+            {"recipe": Recipe(charts={"colorful": {"max_column": 3}})},
+        ),
+    ],
+)
+def test_bad_wishes_are_refused_in_one_line_and_nothing_is_written(small_run, tmp_path, error, said, options):
+    with pytest.raises(error, match=said) as caught:
+        report(small_run, tmp_path / "page.html", **options)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_cannot_take_the_place_of_its_recipe(small_run, tmp_path):
+    with pytest.raises(StoreError, match=r"use \.html"):
+        report(small_run, tmp_path / "page.toml")
+
+
+def test_reporting_never_loads_torch(small_run, tmp_path):
+    code = (
+        "import sys; from actlab.pages.build import report; "
+        f"report({small_run.path!r}, {str(tmp_path / 'page.html')!r}, h_min=-4, h_max=4); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
