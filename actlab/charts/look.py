@@ -1,0 +1,117 @@
+"""What the charts share when drawn: the view, the backend, fonts, names of the models behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import holoviews as hv
+from bokeh.models import FixedTicker
+
+from actlab.axis import LinearAxis
+from actlab.run import Run
+from actlab.stats import default_range
+
+__all__ = ["CASING", "FONT", "Hook", "color_bar", "load_backend", "log_ticks", "named", "quiet", "view"]
+
+FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Helvetica, Arial, sans-serif"
+CASING: Final = {"color": "#000000", "line_width": 3.4}
+"""Look of the wider line under a white one: together they can be seen on any colour."""
+
+Hook = Callable[[Any, Any], None]
+"""Called by HoloViews with the plot, once it is made, and its element."""
+
+
+def view(run: Run, h_min: float | None, h_max: float | None, n_bins: int) -> LinearAxis:
+    """Return the bins asked for, a missing end taken from the run's default range.
+
+    Raises
+    ------
+    AxisError
+        If the range is empty, not finite, or too fine.
+    """
+    low, high = default_range(run) if h_min is None or h_max is None else (h_min, h_max)
+    return LinearAxis(low if h_min is None else h_min, high if h_max is None else h_max, n_bins)
+
+
+def load_backend() -> None:
+    """Make Bokeh draw, on a canvas: WebGL stalls and is of no use for a few images."""
+    if "bokeh" not in hv.Store.loaded_backends():
+        hv.extension("bokeh", logo=False)
+    hv.renderer("bokeh").webgl = False
+
+
+def named(name: str) -> Hook:
+    """Return a hook that names the renderer (or span) of an element, so that scripts find it."""
+
+    def hook(plot: Any, _: Any) -> None:
+        plot.handles.get("glyph_renderer", plot.handles["glyph"]).name = name
+        if "color_mapper" in plot.handles:
+            plot.handles["color_mapper"].name = "color_mapper"
+
+    return hook
+
+
+def quiet(plot: Any, _: Any) -> None:
+    """Set sans-serif text and remove chart junk, as a hook."""
+    figure = plot.state
+    figure.output_backend = "canvas"
+    figure.toolbar.logo = None
+    figure.title.text_font = FONT
+    figure.outline_line_color = "#d5d9de"
+    for axis in figure.axis:
+        axis.axis_label_text_font = axis.major_label_text_font = FONT
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_line_color = axis.minor_tick_line_color = None
+        axis.major_tick_line_color = "#8a949e"
+    for legend in figure.legend:
+        legend.label_text_font = FONT
+        legend.border_line_color = None
+
+
+def log_ticks(low: float, high: float) -> dict[float, str]:
+    """Return the ticks of a log scale in counts per batch and what they say.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the scale, 0 < low < high.
+
+    Returns
+    -------
+    dict of float to str
+        Powers of ten, and 2 and 5 times these on a short scale; below one ``"1 in 20"`` batches.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if math.log10(high / low) < 2.5 else (1,)
+    # The decimal literal, not a product: 2 * 0.1 may differ from 0.2.
+    values = [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return {value: _count(value) for value in values if low <= value <= high}
+
+
+def _count(value: float) -> str:
+    """Write a count: 200, 5k, 2M; less than one as 1 in so many."""
+    if value < 1:
+        return f"1 in {round(1 / value):,}"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def color_bar(labels: dict[float, str]) -> dict[str, Any]:
+    """Return the options of a colour bar with ticks of our own."""
+    return {
+        "ticker": FixedTicker(ticks=list(labels)),
+        "major_label_overrides": dict(labels),
+        "major_label_text_font": FONT,
+        "title_text_font": FONT,
+        "title_text_font_style": "normal",
+        "width": 14,
+        "padding": 4,
+        "bar_line_color": None,
+        "major_tick_line_color": "#8a949e",
+        "major_tick_in": 0,
+        "major_tick_out": 4,
+    }

@@ -1,0 +1,88 @@
+"""Tiles: a whole training as a picture of a few thousand pixels. The only module that knows Datashader.
+
+Datashader equals exact aggregation on three conditions, which hold here: floats (a mean of
+integers is truncated), a whole number of cells per pixel (else cells are split), no interpolation.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import datashader
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from PIL import Image
+
+from actlab.charts.palette import log_palette
+
+__all__ = ["cells_per_pixel", "png", "shrink"]
+
+
+def cells_per_pixel(cells: int, pixels: int) -> int:
+    """Return the least whole number of cells per pixel with which `cells` fit into `pixels`."""
+    return -(-cells // pixels)
+
+
+def shrink(values: NDArray[np.floating], width: int, height: int) -> NDArray[np.float64]:
+    """Average a grid down to at most `width` x `height` pixels, a whole number of cells each.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Grid [row, column] of finite numbers.
+    width, height : int
+        Most pixels wanted. A smaller grid stays as it is, it is never blown up.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [y, x]; a pixel at the end may average fewer cells.
+    """
+    n_rows, n_columns = values.shape
+    down, across = cells_per_pixel(n_rows, height), cells_per_pixel(n_columns, width)
+    shape = -(-n_rows // down), -(-n_columns // across)
+    # NaN counts for nothing in the mean; the extra pixel lets Datashader tell the size of a single cell.
+    padding = [(0, (shape[0] + 1) * down - n_rows), (0, (shape[1] + 1) * across - n_columns)]
+    cells = np.pad(values.astype(np.float64), padding, constant_values=np.nan)
+    grid = xr.DataArray(
+        cells,
+        dims=("y", "x"),
+        coords={"y": np.arange(cells.shape[0]) + 0.5, "x": np.arange(cells.shape[1]) + 0.5},
+    )
+    canvas = datashader.Canvas(
+        plot_width=shape[1] + 1,
+        plot_height=shape[0] + 1,
+        x_range=(0, cells.shape[1]),
+        y_range=(0, cells.shape[0]),
+    )
+    pixels = canvas.raster(grid, downsample_method="mean", interpolate="nearest")
+    result: NDArray[np.float64] = pixels.values[:-1, :-1]
+    return result
+
+
+def png(values: NDArray[np.floating], low: float, high: float, one: float) -> bytes:
+    """Paint a grid on a log colour scale.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Grid [y, x], the lowest row first; 0 and NaN are transparent, and nothing else is.
+    low, high, one : float
+        The scale, see `palette.log_palette`; values beyond its ends take their colour.
+
+    Returns
+    -------
+    bytes
+        A PNG with one pixel per cell, the same for the same input.
+    """
+    present = values > 0
+    position = np.log(np.where(present, values, low) / low) / math.log(high / low)
+    codes = np.where(present, 1 + np.clip(position * 255, 0, 254).astype(np.uint8), 0).astype(np.uint8)
+    image = Image.fromarray(codes[::-1], mode="P")
+    colors = ["#000000", *log_palette(low, high, one, 255)]
+    image.putpalette([int(color[i : i + 2], 16) for color in colors for i in (1, 3, 5)])
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True, transparency=0)
+    return file.getvalue()

@@ -1,0 +1,201 @@
+"""Where the columns come from: recorded counts, or the head's raw outputs, which are exact.
+
+Both hand out counts over slots, row block by row block, and bring sums of them onto the bins.
+Slot 0 holds negative infinity, the last two positive infinity and NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from actlab.axis import LinearAxis
+from actlab.rebinning import Rebinned, rebin_array
+from actlab.run import Run
+
+__all__ = ["Counts", "RawHead", "Recorded", "Source", "sources"]
+
+Counts = NDArray[np.unsignedinteger[Any]]
+
+_BLOCK_BYTES: Final = 64 << 20
+
+
+class Source(Protocol):
+    """Rows of some layers of a split as counts over slots.
+
+    Attributes
+    ----------
+    rows : xarray.Dataset
+        The rows and layers, lazily: `Run`'s split.
+    zero : int
+        The slot that holds exactly 0.
+    class_starts : numpy.ndarray
+        First slot of each class of neighbouring slots that lie in one bin, for `numpy.add.reduceat`.
+    """
+
+    rows: xr.Dataset
+    zero: int
+    class_starts: NDArray[np.intp]
+
+    def blocks(self) -> Iterator[tuple[slice, Counts]]:
+        """Load the rows block by block: which ones, and their counts [row, layer, slot]."""
+        ...
+
+    def rebin(self, total: Counts) -> Rebinned:
+        """Bring pooled counts [layer, slot] onto the bins."""
+        ...
+
+
+def sources(
+    run: Run, split: str, rows: NDArray[np.int64], layers: Sequence[str], axis: LinearAxis
+) -> list[Source]:
+    """Find the best source of each layer: raw where every value was kept, else the counts.
+
+    Parameters
+    ----------
+    run : Run
+        The recorded training.
+    split : str
+        One of its splits.
+    rows : numpy.ndarray
+        Numbers of the rows wanted [row], ascending.
+    layers : sequence of str
+        Names, at least one.
+    axis : LinearAxis
+        The bins.
+
+    Returns
+    -------
+    list of Source
+        At most two, which hold all layers together.
+    """
+    counted = [name for name in layers if name != run.head or not _kept(run, split)]
+    found: list[Source] = [Recorded(run[split], rows, counted, axis)] if counted else []
+    if len(counted) < len(layers):
+        found.append(RawHead(run, split, rows, axis))
+    return found
+
+
+def _kept(run: Run, split: str) -> bool:
+    """Tell whether the raw outputs of the head are all there."""
+    raw = run.raw(split)
+    return raw is not None and raw["head"].size == int(run[split].n.sel(layer=run.head).sum())
+
+
+class Recorded:
+    """Recorded counts; a slot is a bucket.
+
+    Parameters
+    ----------
+    recorded : xarray.Dataset
+        A split of a `Run`.
+    rows : numpy.ndarray
+        Numbers of the rows wanted [row], ascending.
+    layers : sequence of str
+        Names.
+    axis : LinearAxis
+        The bins.
+    """
+
+    def __init__(
+        self, recorded: xr.Dataset, rows: NDArray[np.int64], layers: Sequence[str], axis: LinearAxis
+    ) -> None:
+        self._recorded = recorded.sel(layer=list(layers))
+        self._numbers, self._axis = rows, axis
+        self._ends = recorded.lower.values, recorded.upper.values
+        self.rows = self._recorded.isel(step=rows)
+        self.zero = int(np.flatnonzero((self._ends[0] == 0) & (self._ends[1] == 0))[0])
+        self.class_starts = self._classes()
+
+    def _classes(self) -> NDArray[np.intp]:
+        """Judge buckets by their middle: merging can only shorten a distance, so what it shows is there."""
+        lower, upper = self._ends
+        with np.errstate(invalid="ignore"):
+            code = self._axis.index((lower + upper) / 2)
+        code[np.isneginf(upper)] = -2
+        code[np.isposinf(lower)] = self._axis.n_bins + 1
+        code[np.isnan(lower)] = self._axis.n_bins + 2
+        return np.flatnonzero(np.diff(code, prepend=-3))
+
+    def blocks(self) -> Iterator[tuple[slice, Counts]]:
+        """Load whole chunks of the store, about 64 MiB at a time."""
+        counts, numbers = self._recorded.counts, self._numbers
+        chunk = counts.chunks[0][0] if counts.chunks is not None else 1
+        row_bytes = max(counts.nbytes // max(counts.sizes["step"], 1), 1)
+        height = chunk * max(1, _BLOCK_BYTES // (chunk * row_bytes))
+        starts = np.flatnonzero(np.diff(numbers // height, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], numbers.size], strict=True):
+            chosen = counts.isel(step=numbers[start:stop]).transpose("step", "layer", "bucket")
+            yield slice(int(start), int(stop)), chosen.values
+
+    def rebin(self, total: Counts) -> Rebinned:
+        """Interpolate, see `rebinning.rebin`."""
+        return rebin_array(total, *self._ends, self._axis)
+
+
+class RawHead:
+    """The head's raw outputs; the slots are -inf, 0, below the range, the bins, above it, inf, NaN.
+
+    Parameters
+    ----------
+    run : Run
+        A run that kept all outputs of its head.
+    split : str
+        One of its splits.
+    rows : numpy.ndarray
+        Numbers of the rows wanted [row], ascending.
+    axis : LinearAxis
+        The bins.
+    """
+
+    zero = 1
+
+    def __init__(self, run: Run, split: str, rows: NDArray[np.int64], axis: LinearAxis) -> None:
+        raw = run.raw(split)
+        assert raw is not None
+        self._head, self._axis = raw["head"], axis
+        self.rows = run[split].sel(layer=[run.head]).isel(step=rows)
+        self._row = self.rows.indexes["step"].get_indexer(pd.Index(raw["step"].values))
+        self._slots = axis.n_bins + 6
+        self.class_starts = np.arange(self._slots)
+
+    def blocks(self) -> Iterator[tuple[slice, Counts]]:
+        """Count the values of some rows at a time."""
+        n_rows = self.rows.sizes["step"]
+        per_row = max(self._slots, self._head.size // max(n_rows, 1))
+        height = max(1, _BLOCK_BYTES // (8 * per_row))
+        for start in range(0, n_rows, height):
+            stop = min(start + height, n_rows)
+            samples = np.flatnonzero((self._row >= start) & (self._row < stop))
+            values = self._head.isel(sample=samples).values
+            cell = (self._row[samples, None] - start) * self._slots + self._slot(values)
+            counts = np.bincount(cell.ravel(), minlength=(stop - start) * self._slots)
+            yield slice(start, stop), counts.astype(np.uint64).reshape(-1, 1, self._slots)
+
+    def _slot(self, values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """Return the slot of each value."""
+        n_bins = self._axis.n_bins
+        special = [values == 0, values == -np.inf, values == np.inf, np.isnan(values)]
+        return np.select(special, [1, 0, n_bins + 4, n_bins + 5], self._axis.index(values) + 3)
+
+    def rebin(self, total: Counts) -> Rebinned:
+        """Take the bins as they are."""
+        inside = total[..., 2:-2].astype(np.float64)
+        inside[..., int(self._axis.index(0.0)) + 1] += total[..., 1]
+        ends = total[..., [0, -2, -1]].astype(np.float64)
+        counts = inside[..., 1:-1]
+        return Rebinned(
+            counts=counts,
+            underflow=inside[..., 0],
+            overflow=inside[..., -1],
+            neg_inf=ends[..., 0],
+            pos_inf=ends[..., 1],
+            nan=ends[..., 2],
+            bound=np.zeros_like(counts),
+            exact=np.ones(counts.shape[:-1], np.bool_),
+        )

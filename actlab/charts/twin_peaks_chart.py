@@ -1,0 +1,273 @@
+"""Twin Peaks: how the head's values are spread in one epoch, and how YES parts from NO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+from bokeh.models import NumeralTickFormatter
+from pydantic import BaseModel, ConfigDict
+
+from actlab import peaks
+from actlab.axis import LinearAxis
+from actlab.charts.look import load_backend, named, quiet
+from actlab.charts.palette import SETS, ZERO
+from actlab.charts.pooling import last_quarter
+from actlab.errors import SelectionError, nearest
+from actlab.run import Run
+from actlab.schema import SPLITS
+
+__all__ = ["TwinPeaksOptions", "draw", "prepare", "readable_axis", "twin_peaks"]
+
+_LABELS: Final = {"train": "train, last quarter", "valid": "validation", "test": "test"}
+_MARK: Final = "#3d4650"
+
+
+class TwinPeaksOptions(BaseModel):
+    """What the Twin Peaks show.
+
+    Parameters
+    ----------
+    show_truth : bool
+        With labels, the values of the true classes (YES) and of the others (NO) as areas.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    show_truth: bool = True
+
+
+def prepare(
+    run: Run,
+    *,
+    axis: LinearAxis | None = None,
+    layer: str | None = None,
+    epochs: Sequence[int] | None = None,
+) -> xr.Dataset:
+    """Compute the Twin Peaks of each epoch on one axis.
+
+    Parameters
+    ----------
+    run : Run
+        The recorded training.
+    axis : LinearAxis, optional
+        The bins; `readable_axis` by default.
+    layer : str, optional
+        The head by default.
+    epochs : sequence of int, optional
+        Epoch labels, -1 for untrained; all recorded in any split by default.
+
+    Returns
+    -------
+    xarray.Dataset
+        `peaks.twin_peaks` stacked along epoch: curves, yes, no [epoch, split, bin] as shares of n; n,
+        underflow, overflow, nonfinite, yes_position, no_position, peak_distance, separation, overlap,
+        n_modes [epoch, split]; mode_position, mode_height [epoch, split, mode]; train_valid_distance
+        [epoch]. NaN where a split was not recorded in an epoch. Attributes layer, source, h_min, h_max,
+        n_bins.
+
+    Raises
+    ------
+    SelectionError
+        If the run has no such epoch or layer, or no head.
+    """
+    recorded = set().union(*(run.epochs(split) for split in run.splits))
+    labels = sorted(recorded if epochs is None else set(epochs))
+    if not labels:
+        raise SelectionError(f"no epochs in {run.path} to draw")
+    return _stack(run, labels, axis, layer)
+
+
+def _stack(run: Run, epochs: Sequence[str | int], axis: LinearAxis | None, layer: str | None) -> xr.Dataset:
+    """Stack the Twin Peaks of some epochs along a new dim."""
+    name = run.head if layer is None else layer
+    if axis is None and name in run.names:  # else `peaks.twin_peaks` says what is missing
+        axis = readable_axis(run, name)
+    parts = [peaks.twin_peaks(run, epoch, axis=axis, layer=layer) for epoch in epochs]
+    labels = [part.attrs["epoch"] for part in parts]
+    data = xr.concat(parts, xr.Variable("epoch", labels), join="outer", combine_attrs="drop_conflicts")
+    splits = [split for split in SPLITS if split in data["split"].values]
+    exact = all(part.attrs["source"] == "raw" for part in parts)
+    return data.sel(split=splits).assign_attrs(source="raw" if exact else "counts")
+
+
+def readable_axis(run: Run, layer: str) -> LinearAxis:
+    """Return the layer's own range in as many bins as its smallest curve can fill.
+
+    Parameters
+    ----------
+    run : Run
+        The recorded training.
+    layer : str
+        One of its layers.
+
+    Returns
+    -------
+    LinearAxis
+        The range of `peaks.head_axis`, the same in every epoch; 2 sqrt(n) bins (Velleman, Proceedings of
+        the Statistical Computing Section of the ASA, 1976) for the smallest n of a curve, 20 to 200.
+    """
+    sizes = []
+    for split in run.splits:
+        n = run[split].n.sel(layer=layer).values
+        for epoch in run.epochs(split):
+            rows = run.rows(split, epoch)
+            sizes.append(int(n[last_quarter(rows) if split == "train" else rows].sum()))
+    axis = peaks.head_axis(run, layer)
+    n_bins = round(2 * math.sqrt(min(sizes)))
+    return LinearAxis(axis.h_min, axis.h_max, min(max(n_bins, 20), axis.n_bins))
+
+
+def draw(data: xr.Dataset, epoch: str | int = "last", options: TwinPeaksOptions | None = None) -> hv.Overlay:
+    """Draw the Twin Peaks of one epoch.
+
+    The Bokeh models behind it are named: ``train``, ``valid``, ``test``, ``yes``, ``no`` (the marks),
+    ``yes_area``, ``no_area`` and ``zero``.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What `prepare` returned.
+    epoch : "last", "untrained" or int
+        One of its epochs.
+    options : TwinPeaksOptions, optional
+        The defaults if None.
+
+    Returns
+    -------
+    holoviews.Overlay
+
+    Raises
+    ------
+    SelectionError
+        If the data do not hold the epoch.
+    """
+    load_backend()
+    chosen = options or TwinPeaksOptions()
+    label = _label(data, epoch)
+    one = data.sel(epoch=label)
+    splits = [str(split) for split in one["split"].values if one["curves"].sel(split=split).notnull().any()]
+    reference = one.sel(split="valid" if "valid" in splits else splits[0])
+    top = 1.15 * float(one["curves"].max())
+    overlay = hv.Overlay([hv.VLine(0).opts(color=ZERO, line_width=1.2, hooks=[named("zero")])])
+    if chosen.show_truth and reference["yes"].notnull().any():
+        overlay *= _area(reference, "no") * _area(reference, "yes")
+    for split in splits:
+        overlay *= _curve(one, split)
+    overlay *= _marks(reference, 0.96 * top)
+    when = "untrained" if label < 0 else f"epoch {label}"
+    return overlay.opts(
+        hv.opts.Overlay(
+            title=f"{data.attrs['layer']}, {when}{_summary(reference)}",
+            xlim=(data.attrs["h_min"], data.attrs["h_max"]),
+            ylim=(0, top),
+            xlabel=f"value of {data.attrs['layer']}",
+            ylabel="share of values per bin",
+            yformatter=NumeralTickFormatter(format="0.[00]%"),
+            width=1060,
+            height=400,
+            show_grid=True,
+            gridstyle={"grid_line_alpha": 0.5},
+            legend_position="top_right",
+            legend_opts={"background_fill_alpha": 0.8, "click_policy": "hide"},
+            fontsize={"title": 13, "labels": 12, "ticks": 11, "legend": 11},
+            default_tools=["save", "xbox_zoom", "reset"],
+            toolbar="above",
+            hooks=[quiet],
+        )
+    )
+
+
+def twin_peaks(
+    run: Run,
+    epoch: str | int = "last",
+    *,
+    layer: str | None = None,
+    axis: LinearAxis | None = None,
+    **options: Any,
+) -> hv.Overlay:
+    """Draw the Twin Peaks of one epoch of a run, for a notebook.
+
+    Parameters
+    ----------
+    run : Run
+        The recorded training.
+    epoch : "last", "untrained" or int
+        The last trained epoch, the evaluation before any training, or an epoch label.
+    layer : str, optional
+        The head by default.
+    axis : LinearAxis, optional
+        The bins; `readable_axis` by default.
+    **options
+        Fields of `TwinPeaksOptions`.
+
+    Returns
+    -------
+    holoviews.Overlay
+
+    Raises
+    ------
+    SelectionError
+        If the run has no such epoch or layer, or no head.
+    """
+    return draw(_stack(run, [epoch], axis, layer), "last", TwinPeaksOptions(**options))
+
+
+def _label(data: xr.Dataset, epoch: str | int) -> int:
+    """Return the label of one of the epochs of the data."""
+    labels = [int(label) for label in data["epoch"].values]
+    label = {"last": labels[-1], "untrained": -1}.get(epoch, epoch) if isinstance(epoch, str) else epoch
+    if label not in labels:
+        known = ["last", *(["untrained"] if -1 in labels else []), *map(str, labels)]
+        raise SelectionError(f"no epoch {epoch!r} in the data: {nearest(str(epoch), known)}")
+    return int(label)
+
+
+def _curve(one: xr.Dataset, split: str) -> hv.Curve:
+    """Return the curve of a split."""
+    shares = one["curves"].sel(split=split).values
+    return hv.Curve((one["bin"].values, shares), "x", "y", label=_LABELS[split]).opts(
+        color=SETS[split],
+        line_width=2.2,
+        line_dash=[7, 4] if split == "test" else "solid",
+        hooks=[named(split)],
+    )
+
+
+def _area(reference: xr.Dataset, name: str) -> hv.Area:
+    """Return the area under the true YES or NO curve of a split."""
+    color = SETS[str(reference["split"].values)]
+    return hv.Area((reference["bin"].values, reference[name].values), "x", "y").opts(
+        color=color, fill_alpha=0.14, line_alpha=0, hooks=[named(f"{name}_area")]
+    )
+
+
+def _marks(reference: xr.Dataset, height: float) -> hv.Overlay:
+    """Return a dotted line at the place of NO and of YES, with its value on the outer side."""
+    known = {name: float(reference[f"{name}_position"]) for name in ("no", "yes")}
+    marks = []
+    for name, position in known.items():
+        if not np.isfinite(position):
+            continue
+        left = position < max(known.values()) or (name == "no" and known["no"] == known["yes"])
+        text = hv.Text(
+            position, height, f"  {name.upper()}  {position:.2g}  ", halign="right" if left else "left"
+        )
+        marks += [
+            hv.VLine(position).opts(color=_MARK, line_dash="dotted", line_width=1.5, hooks=[named(name)]),
+            text.opts(text_color=_MARK, text_font_size="12px", text_font_style="bold"),
+        ]
+    return hv.Overlay(marks)
+
+
+def _summary(reference: xr.Dataset) -> str:
+    """Say how well YES and NO are apart, where that is known."""
+    separation, overlap = float(reference["separation"]), float(reference["overlap"])
+    split = _LABELS[str(reference["split"].values)]
+    if not np.isfinite(separation):
+        return ""
+    return f"   (YES and NO {round(separation, 1) + 0.0:g} std apart, overlap {overlap:.0%}, {split})"

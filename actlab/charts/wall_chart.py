@@ -1,0 +1,211 @@
+"""The wall: every layer as a small tile, all on one colour scale, in the order of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+from pydantic import BaseModel, ConfigDict, Field
+
+from actlab.charts.columns import columns
+from actlab.charts.look import load_backend, quiet, view
+from actlab.charts.palette import ZERO, log_palette
+from actlab.charts.raster import cells_per_pixel, png, shrink
+from actlab.run import Run
+
+__all__ = ["WallOptions", "draw", "palette", "prepare", "tiles", "wall"]
+
+_DECADES: Final = 6  # of the colour scale; rarer values take its palest colour
+_PALE_DECADES: Final = 2
+
+
+class WallOptions(BaseModel):
+    """What the wall shows.
+
+    Parameters
+    ----------
+    tile_width, tile_height : int
+        A tile has at most so many pixels; each is the mean of a whole number of columns and bins.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tile_width: Annotated[int, Field(ge=8, le=2000)] = 112
+    tile_height: Annotated[int, Field(ge=8, le=2000)] = 100
+
+
+def prepare(columns: xr.Dataset, options: WallOptions | None = None) -> xr.Dataset:
+    """Shrink the columns of each layer to a tile.
+
+    Parameters
+    ----------
+    columns : xarray.Dataset
+        What `columns.columns` returned.
+    options : WallOptions, optional
+        The defaults if None.
+
+    Returns
+    -------
+    xarray.Dataset
+        - share [layer, y, x]: float64, mean share of n per bin; NaN in a column without values;
+        - first_row [x]: first row of a pixel;
+        - lower, upper [y]: ends of a pixel, in units of the activation.
+
+        Attributes low, high, one: the scale of all tiles, as shares of n (see `palette.log_palette`),
+        columns_per_pixel and bins_per_pixel, h_min and h_max.
+    """
+    chosen = options or WallOptions()
+    counts, n = columns["counts"].values, columns["n_per_batch"].values
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = (counts / n[:, :, None]).transpose(0, 2, 1)
+    pixels = np.stack([shrink(layer, chosen.tile_width, chosen.tile_height) for layer in shares])
+    across = cells_per_pixel(columns.sizes["column"], chosen.tile_width)
+    down = cells_per_pixel(columns.sizes["bin"], chosen.tile_height)
+    high = float(pixels.max(initial=0.0, where=np.isfinite(pixels))) or 1.0
+    low = high / 10**_DECADES
+    lower, upper = columns["lower"].values, columns["upper"].values
+    return xr.Dataset(
+        {
+            "share": (("layer", "y", "x"), pixels),
+            "first_row": ("x", columns["first_row"].values[::across]),
+        },
+        {
+            "layer": columns["layer"].values,
+            "lower": ("y", lower[::down]),
+            "upper": ("y", np.append(upper[down - 1 : -1 : down], upper[-1])[: pixels.shape[1]]),
+        },
+        {
+            "low": low,
+            "high": high,
+            "one": low * 10**_PALE_DECADES,
+            "columns_per_pixel": across,
+            "bins_per_pixel": down,
+            "h_min": columns.attrs["h_min"],
+            "h_max": columns.attrs["h_max"],
+        },
+    )
+
+
+def palette(data: xr.Dataset) -> list[str]:
+    """Return the 256 colours of the wall's scale, from attribute low to high.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What `prepare` returned.
+    """
+    return log_palette(data.attrs["low"], data.attrs["high"], data.attrs["one"])
+
+
+def tiles(data: xr.Dataset) -> dict[str, bytes]:
+    """Paint each tile as a PNG, one pixel per cell, transparent where there is exactly nothing.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What `prepare` returned.
+
+    Returns
+    -------
+    dict of str to bytes
+        By layer, in order; meant to be shown with ``image-rendering: pixelated``.
+    """
+    scale = (data.attrs["low"], data.attrs["high"], data.attrs["one"])
+    shares = data["share"].transpose("layer", "y", "x").values
+    return {str(name): png(tile, *scale) for name, tile in zip(data["layer"].values, shares, strict=True)}
+
+
+def draw(data: xr.Dataset, tile_columns: int = 7) -> hv.NdLayout:
+    """Draw all tiles.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What `prepare` returned.
+    tile_columns : int
+        Tiles side by side.
+
+    Returns
+    -------
+    holoviews.NdLayout
+        By layer.
+    """
+    load_backend()
+    colors = palette(data)
+    drawn = {str(name): _tile(data.sel(layer=name), str(name), colors) for name in data["layer"].values}
+    return (
+        hv.NdLayout(drawn, kdims="layer", sort=False).cols(tile_columns).opts(shared_axes=False, toolbar=None)
+    )
+
+
+def wall(
+    run: Run,
+    *,
+    layers: str | Sequence[str] | None = None,
+    h_min: float | None = None,
+    h_max: float | None = None,
+    n_bins: int = 200,
+    epochs: Sequence[int] | None = None,
+    **options: Any,
+) -> hv.NdLayout:
+    """Draw the wall of a run, for a notebook.
+
+    Parameters
+    ----------
+    run : Run
+        The recorded training.
+    layers : str or sequence of str, optional
+        Patterns as in `Run.select_layers`; all layers by default.
+    h_min, h_max : float, optional
+        Range of the histograms; by default all but 0.1 % of the run's values on each side.
+    n_bins : int
+        Number of bins.
+    epochs : sequence of int, optional
+        Epoch labels; all by default.
+    **options
+        Fields of `WallOptions`.
+
+    Returns
+    -------
+    holoviews.NdLayout
+
+    Raises
+    ------
+    SelectionError
+        If the run has no such layer or epoch.
+    AxisError
+        If the range is empty or too fine.
+    """
+    chosen = WallOptions(**options)
+    names = run.select_layers(layers)
+    return draw(prepare(columns(run, view(run, h_min, h_max, n_bins), layers=names, epochs=epochs), chosen))
+
+
+def _tile(one: xr.Dataset, title: str, colors: list[str]) -> hv.Overlay:
+    """Draw one tile: no axes, they are the same everywhere."""
+    share = one["share"].transpose("y", "x").values
+    low, high = one.attrs["low"], one.attrs["high"]
+    image = hv.Image(
+        np.where(share > 0, np.clip(share, low, high), 0)[::-1],
+        ["x", "y"],
+        "share",
+        bounds=(0, one.attrs["h_min"], 1, float(one["upper"][-1])),
+    ).opts(cmap=colors, logz=True, clim=(low, high), clipping_colors={"min": "transparent"})
+    zero = hv.HLine(0).opts(color=ZERO, line_width=1)
+    return (image * zero).opts(
+        hv.opts.Overlay(
+            title=title,
+            width=132,
+            height=124,
+            xaxis=None,
+            yaxis=None,
+            xlim=(0, 1),
+            ylim=(one.attrs["h_min"], one.attrs["h_max"]),
+            fontsize={"title": 9},
+            default_tools=[],
+            hooks=[quiet],
+        )
+    )
