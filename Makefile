@@ -1,0 +1,32 @@
+# `make demo` and `make test` need only Python 3.11 and make: they set up .venv first.
+# Set-up runs again only when pyproject.toml or constraints.txt has changed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint bench
+
+demo: $(READY)  ## train, record, and draw reports/mnist_3_vs_7.html
+	$(BIN)/python recipes/mnist_3_vs_7/train.py
+
+test: $(READY)  ## run every test; those that need Chromium are named where there is none
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## style, types, and which module may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## measure what recording costs
+	$(BIN)/python benchmarks/overhead.py
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (once, some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@$(PIP) --editable '.[torch,demo,dev]'
+	@touch $@

@@ -1,0 +1,83 @@
+"""The README runs: every python block, and every `actlab` line of its console blocks, in order."""
+
+import re
+import shlex
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from actlab.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    page.relative_to(ROOT)
+    for pattern in ("*.md", "docs/*.md", "*/README.md", "recipes/*/README.md")
+    for page in ROOT.glob(pattern)
+)
+BLOCK = re.compile(
+    r"(?P<marker><!-- not run: .+? -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+BLOCKS = [
+    match for match in BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8")) if not match["marker"]
+]
+
+
+@pytest.fixture
+def names():
+    """What the README's reader is said to have: a model, its data, and a training."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    parts = {"conv": nn.Conv2d(1, 2, 3), "relu": nn.ReLU(), "flatten": nn.Flatten(), "fc": nn.Linear(32, 2)}
+    model = nn.Sequential(OrderedDict(parts))
+    labels = torch.arange(8) % 2
+    batch = (labels.view(-1, 1, 1, 1) + torch.randn(8, 1, 6, 6), labels)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train(model):
+        for _ in range(2):
+            model.train()
+            loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            model.eval()
+            with torch.no_grad():
+                model(batch[0])
+
+    return {
+        "torch": torch,
+        "model": model,
+        "train": train,
+        "train_loader": [batch] * 4,
+        "valid_loader": [batch],
+        "loss_fn": nn.CrossEntropyLoss(),
+        "optimizer": optimizer,
+        "n_epochs": 2,
+    }
+
+
+def test_the_readme_runs(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in BLOCKS:
+        if block["language"] == "python":
+            exec(compile(block["code"], "README.md", "exec"), names)
+        for line in re.findall(r"^\$ actlab (.+)$", block["code"], re.MULTILINE):
+            assert main(shlex.split(line, comments=True)) == 0, line
+    assert {path.name for path in Path("reports").iterdir()} >= {"exact.html", "close.html", "mnist.html"}
+
+
+def test_the_readme_has_blocks_to_run():
+    languages = [block["language"] for block in BLOCKS]
+    assert languages.count("python") >= 5
+    assert set(languages) == {"python", "console"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    broken = [link for link in links if not (ROOT / page.parent / link).exists()]
+    assert not broken
