@@ -1,0 +1,329 @@
+"""`open_run(path) -> Run`: a recorded run as lazy xarray, and the selections made on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from fnmatch import fnmatchcase
+from functools import cached_property
+from os import PathLike
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from actlab.axis import FloatAxis, LinearAxis
+from actlab.errors import SelectionError, StoreError, nearest
+from actlab.rebinning import bin_values, rebin
+from actlab.schema import RAW_GROUP, SPLITS, LayerInfo, axis_from_attributes
+from actlab.store.reader import Snapshot, open_snapshot
+
+__all__ = ["Run", "open_run"]
+
+LAYER_FIELDS: Final = [field.name for field in fields(LayerInfo)]
+
+
+def open_run(path: str | PathLike[str]) -> Run:
+    """Open a recorded run; a run still being written is shown as of its last commit.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The Zarr store, `runs/NAME.zarr`.
+
+    Raises
+    ------
+    StoreError
+        If there is no readable run: one line that says what is wrong.
+    """
+    return Run(open_snapshot(path))
+
+
+class Run:
+    """One training, recorded: an unchanging view of one commit of its store.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What `open_snapshot` read.
+
+    Attributes
+    ----------
+    path : str
+        The store.
+    attributes : dict
+        The root attribute `actlab`: run id, versions, layers, gaps and more.
+    axis : FloatAxis
+        The recording axis.
+    splits : tuple of str
+        Those of train, valid, test that have rows.
+    head : str or None
+        Name of the head layer.
+    names : list of str
+        All layers in the model's order, those never called included.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.path = snapshot.path
+        self.attributes: dict[str, Any] = snapshot.attributes
+        self.axis: FloatAxis = axis_from_attributes(self.attributes["axis"])
+        self.splits = tuple(split for split in SPLITS if split in snapshot.tree.children)
+        self.head: str | None = self.attributes.get("head")
+        self._infos = _layer_infos(snapshot)
+        self.names = [layer.name for layer in self._infos]
+        self._tree = snapshot.tree
+        self._datasets: dict[str, xr.Dataset] = {}
+        self._raw: dict[str, xr.Dataset | None] = {}
+        self._totals: dict[str, xr.DataArray] = {}
+
+    def __getitem__(self, split: str) -> xr.Dataset:
+        """Return a split: counts [step, layer, bucket] and moments lazily, coordinates loaded.
+
+        Raises
+        ------
+        SelectionError
+            If the run has no such split.
+        """
+        if split not in self.splits:
+            raise SelectionError(f"no split {split!r} in {self.path}: {nearest(split, self.splits)}")
+        if split not in self._datasets:
+            rows = self._tree.children[split].to_dataset(inherit=False)
+            self._datasets[split] = rows.assign_coords(rows.coords.to_dataset().compute().coords)
+        return self._datasets[split]
+
+    def raw(self, split: str) -> xr.Dataset | None:
+        """Return the head's outputs as they were, where they were kept.
+
+        Returns
+        -------
+        xarray.Dataset or None
+            head [sample, unit] and, where labels were given, label [sample] or [sample, unit], with
+            the coordinates step and epoch [sample]; lazy.
+
+        Raises
+        ------
+        SelectionError
+            If the run has no such split.
+        """
+        rows = self[split]
+        if split not in self._raw:
+            self._raw[split] = None
+            if RAW_GROUP in (groups := self._tree.children[split].children):
+                raw = groups[RAW_GROUP].to_dataset(inherit=False)
+                step = raw["sample_step"].values
+                epoch = rows.epoch.values[rows.indexes["step"].get_indexer(pd.Index(step))]
+                raw = raw[[name for name in ("head", "label") if name in raw]].reset_coords(drop=True)
+                self._raw[split] = raw.assign_coords(step=("sample", step), epoch=("sample", epoch))
+        return self._raw[split]
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """Table of the layers: name (index), kind, description, shape, calls, n, never_called.
+
+        `n` counts the values of all splits; a layer without any was never called.
+        """
+        n = np.zeros(len(self.names), np.uint64)
+        for split in self.splits:
+            n += self[split]["n"].sum("step").values
+        table = pd.DataFrame([asdict(layer) for layer in self._infos], columns=LAYER_FIELDS).set_index("name")
+        return table.assign(n=n, never_called=n == 0)
+
+    def epochs(self, split: str) -> list[int]:
+        """List the epoch labels of a split, ascending; -1 is evaluation before any training."""
+        return [int(epoch) for epoch in np.unique(self[split].epoch)]
+
+    def rows(self, split: str, epoch: int | None = None) -> NDArray[np.int64]:
+        """Return the row numbers of an epoch [row], for `isel(step=...)`; of all epochs for None.
+
+        Raises
+        ------
+        SelectionError
+            If the split, or the epoch in it, was not recorded.
+        """
+        labels = self[split].epoch.values
+        if epoch is None:
+            return np.arange(labels.size)
+        if epoch not in labels:
+            known = map(str, self.epochs(split))
+            raise SelectionError(f"no epoch {epoch!r} in split {split!r}: {nearest(str(epoch), known)}")
+        return np.flatnonzero(labels == epoch)
+
+    def select_layers(self, patterns: str | Sequence[str] | None = None) -> list[str]:
+        """Select layers by name, in the model's order.
+
+        Parameters
+        ----------
+        patterns : str or sequence of str, optional
+            `fnmatch` patterns on the whole name (`*` crosses dots); `encoder` also means its members
+            `encoder:0`, `encoder:hidden`; a leading `!` excludes. Exclusions alone start from all layers.
+
+        Raises
+        ------
+        SelectionError
+            If a pattern matches no layer, or nothing is left.
+        """
+        wanted = [patterns] if isinstance(patterns, str) else list(patterns or ())
+        matched = {pattern: self._match(pattern.removeprefix("!")) for pattern in wanted}
+        included = [names for pattern, names in matched.items() if not pattern.startswith("!")]
+        excluded = set().union(*(names for pattern, names in matched.items() if pattern.startswith("!")))
+        chosen = set().union(*included) if included else set(self.names)
+        if self.names and not chosen - excluded:
+            raise SelectionError(f"no layer left by {wanted!r} in {self.path}")
+        return [name for name in self.names if name in chosen - excluded]
+
+    def _match(self, pattern: str) -> set[str]:
+        """Return the layers that a pattern names, at least one."""
+        found = {
+            name
+            for name in self.names
+            if name == pattern or fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[0], pattern)
+        }
+        if not found:
+            raise SelectionError(f"no layer {pattern!r} in {self.path}: {nearest(pattern, self.names)}")
+        return found
+
+    def find_layer(self, name: str) -> str:
+        """Return the name of a layer, if the run has it.
+
+        Raises
+        ------
+        SelectionError
+            If it has not; names the nearest ones.
+        """
+        if name not in self.names:
+            raise SelectionError(f"no layer {name!r} in {self.path}: {nearest(name, self.names)}")
+        return name
+
+    def totals(self, split: str) -> xr.DataArray:
+        """Return the counts of a whole split [layer, bucket], pooled over its rows and kept."""
+        if split not in self._totals:
+            self._totals[split] = self[split].counts.sum("step").compute()
+        return self._totals[split]
+
+    def values(self, layer: str, split: str, rows: NDArray[np.int64]) -> xr.Dataset | None:
+        """Return the raw outputs of a layer in some rows, where every one of them was kept.
+
+        Returns
+        -------
+        xarray.Dataset or None
+            As `raw`, loaded.
+
+        Raises
+        ------
+        SelectionError
+            If the run has no such split or layer.
+        """
+        chosen = self[split].isel(step=rows)
+        raw = self.raw(split) if self.find_layer(layer) == self.head else None
+        if raw is None:
+            return None
+        raw = raw.isel(sample=np.isin(raw.step, chosen.step))
+        kept = raw["head"].size == int(chosen.n.sel(layer=layer).sum())
+        return raw.compute() if kept else None
+
+    def histogram(
+        self,
+        axis: LinearAxis,
+        *,
+        layer: str,
+        split: str = "train",
+        epoch: int | None = None,
+        label: int | None = None,
+        unit: int | None = None,
+    ) -> xr.Dataset:
+        """Return one histogram: exact from the raw outputs where they were kept, else from pooled counts.
+
+        Parameters
+        ----------
+        axis : LinearAxis
+            The bins wanted.
+        layer, split : str
+            What was recorded where.
+        epoch : int, optional
+            One epoch label; all of them by default.
+        label : int, optional
+            Only samples of this true class (multi-hot: those that have it).
+        unit : int, optional
+            Only this column of the head's output.
+
+        Returns
+        -------
+        xarray.Dataset
+            As `rebin`, without leading dims.
+
+        Raises
+        ------
+        SelectionError
+            If the run does not hold what is asked for; `label` and `unit` need raw outputs.
+        """
+        rows = self.rows(split, epoch)
+        raw = self.values(layer, split, rows)
+        if raw is not None:
+            return bin_values(_choose(raw, label, unit), axis)
+        if label is not None or unit is not None:
+            raise SelectionError(
+                f"label and unit need raw outputs, {self.path} has none of layer {layer!r} in {split!r}"
+            )
+        counts = self[split].counts.sel(layer=layer, drop=True).isel(step=rows)
+        return rebin(counts.sum("step"), axis).compute()
+
+    def __repr__(self) -> str:
+        """Say what was recorded, how much, and what is missing."""
+        attributes = self.attributes
+        inferred = ", epochs inferred" if attributes.get("epochs") == "inferred" else ""
+        lines = [
+            f"<actlab.Run {self.path}>",
+            f"  {attributes.get('model', 'model')}: {len(self.names)} layers, head {self.head!r}{inferred}",
+            *(f"  {split}: {self._summary(split)}" for split in self.splits),
+        ]
+        missing = [f"split {split!r}" for split in SPLITS if split not in self.splits]
+        if never := [layer.name for layer in self._infos if layer.calls == 0]:
+            missing.append(f"layers never called ({', '.join(never)})")
+        missing += [
+            f"dropped steps of {split!r}" for split, gaps in attributes.get("gaps", {}).items() if gaps
+        ]
+        if not attributes.get("closed"):
+            missing.append("the end (the run is not closed)")
+        return "\n".join([*lines, f"  missing: {'; '.join(missing) or 'nothing'}"])
+
+    def _summary(self, split: str) -> str:
+        """Say how much a split holds."""
+        epochs, raw = self.epochs(split), self.raw(split)
+        kept = "counts only"
+        if raw is not None:
+            kept = "raw outputs of the head " + ("with labels" if "label" in raw else "without labels")
+        span = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
+        n = self[split].sizes["step"]
+        return f"{n} row{'s' if n > 1 else ''}, {span}, {kept}"
+
+
+def _layer_infos(snapshot: Snapshot) -> list[LayerInfo]:
+    """Read the layer table; what a later format adds to its entries is left out."""
+    try:
+        return [
+            LayerInfo(**{name: entry[name] for name in LAYER_FIELDS} | {"shape": tuple(entry["shape"])})
+            for entry in snapshot.attributes["layers"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{snapshot.path}: the table of layers is damaged: {error!r}") from error
+
+
+def _choose(raw: xr.Dataset, label: int | None, unit: int | None) -> NDArray[Any]:
+    """Return the head's values [value] of one true class, of one unit, or all."""
+    head = raw["head"]
+    if label is not None:
+        if "label" not in raw:
+            raise SelectionError(f"no label {label!r}: the run was recorded without labels")
+        labels = raw.label.values
+        hit = labels[:, label] == 1 if labels.ndim == 2 and 0 <= label < labels.shape[1] else labels == label
+        if hit.ndim != 1 or not hit.any():
+            raise SelectionError(f"no sample of label {label!r} among those selected")
+        head = head.isel(sample=hit)
+    if unit is not None:
+        if not 0 <= unit < head.sizes["unit"]:
+            raise SelectionError(f"no unit {unit!r}: the head has units 0 to {head.sizes['unit'] - 1}")
+        head = head.isel(unit=unit)
+    values: NDArray[Any] = head.values
+    return values.ravel()

@@ -1,0 +1,54 @@
+"""One tree of errors, one clear line each."""
+
+import pytest
+
+from actlab import errors
+from actlab.errors import ActlabError, SelectionError, nearest
+
+BUILTIN = {
+    "AxisError": ValueError,
+    "StoreError": OSError,
+    "RecipeError": ValueError,
+    "SelectionError": KeyError,
+    "MissingDependencyError": ImportError,
+}
+
+
+@pytest.mark.parametrize(("name", "builtin"), BUILTIN.items())
+def test_every_error_is_ours_and_a_builtin_one_and_speaks_plainly(name, builtin):
+    kind = getattr(errors, name)
+    assert issubclass(kind, ActlabError)
+    assert issubclass(kind, builtin)
+    assert str(kind("no layer 'fd'")) == "no layer 'fd'"  # a KeyError alone would quote it
+    assert str(kind()) == name
+
+
+def test_the_table_above_names_every_error():
+    kinds = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
+    assert kinds - {"ActlabError"} == BUILTIN.keys()
+
+
+def test_errors_are_caught_as_their_builtin():
+    with pytest.raises(KeyError):
+        raise SelectionError("nothing there")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "answer"),
+    [
+        ("fd", ["fc", "conv1"], "did you mean 'fc'?"),
+        ("FC", ["fc", "conv1"], "did you mean 'fc'?"),
+        ("Conv", ["conv1", "conv2"], "did you mean 'conv1' or 'conv2'?"),
+        ("xyz", ["fc", "conv1"], "valid names: 'fc', 'conv1'"),
+        (
+            "xyz",
+            [f"{i:03}" for i in range(9)],
+            "valid names: '000', '001', '002', '003', '004', '005', '006', '007', ...",
+        ),
+        ("xyz", [], "there are none"),
+    ],
+)
+def test_nearest_names(name, known, answer):
+    found = nearest(name, known)
+    assert sorted(found) == sorted(answer)
+    assert found.split("'")[0] == answer.split("'")[0]
