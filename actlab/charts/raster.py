@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
-from actlab.charts.palette import log_palette
+from actlab.charts.palette import translucent_palette
 
 __all__ = ["cells_per_pixel", "png", "shrink"]
 
@@ -68,9 +68,10 @@ def png(values: NDArray[np.floating], low: float, high: float, one: float) -> by
     Parameters
     ----------
     values : numpy.ndarray
-        Grid [y, x], the lowest row first; 0 and NaN are transparent, and nothing else is.
+        Grid [y, x], the lowest row first; 0 and NaN are transparent, and nothing else is. What is rarer
+        than `one` lets the page shine through, so that one picture fits a light and a dark page.
     low, high, one : float
-        The scale, see `palette.log_palette`; values beyond its ends take their colour.
+        The scale, see `palette.translucent_palette`; values beyond its ends take their colour.
 
     Returns
     -------
@@ -81,8 +82,8 @@ def png(values: NDArray[np.floating], low: float, high: float, one: float) -> by
     position = np.log(np.where(present, values, low) / low) / math.log(high / low)
     codes = np.where(present, 1 + np.clip(position * 255, 0, 254).astype(np.uint8), 0).astype(np.uint8)
     image = Image.fromarray(codes[::-1], mode="P")
-    colors = ["#000000", *log_palette(low, high, one, 255)]
-    image.putpalette([int(color[i : i + 2], 16) for color in colors for i in (1, 3, 5)])
+    colors = [bytes.fromhex(color[1:]) for color in translucent_palette(low, high, one, 255)]
+    image.putpalette(b"".join([b"\0\0\0", *(color[:3] for color in colors)]))
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True, transparency=0)
+    image.save(file, "PNG", optimize=True, transparency=bytes([0, *(color[3] for color in colors)]))
     return file.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import tempfile
@@ -14,7 +13,6 @@ from typing import Any
 from pydantic import BaseModel
 
 import actlab
-from actlab import peaks
 from actlab.axis import LinearAxis
 from actlab.charts import colorful_chart, twin_peaks_chart, wall_chart
 from actlab.charts.colorful_chart import ColorfulOptions
@@ -37,6 +35,7 @@ _CHARTS: dict[str, type[BaseModel]] = {
     "colorful": ColorfulOptions,
     "twin_peaks": TwinPeaksOptions,
 }
+_MOST_BINS = 4096  # no screen has more rows, and memory is layers x columns x bins
 _DRAWN_WITH = ("bokeh", "holoviews", "datashader", "numpy", "xarray")
 
 
@@ -105,7 +104,7 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
     )
     options = _options(wish, "" if recipe is None or isinstance(recipe, Recipe) else f"recipe {recipe}: ")
     opened = run if isinstance(run, Run) else open_run(run)
-    axis = view(opened, wish.h_min, wish.h_max, wish.n_bins)
+    axis = _axis(opened, wish)
     as_run = _as_run(wish, opened, axis, options)
     material = _material(opened, as_run, axis, options, progress)
     page = _page(material, _command(opened, as_run), dump_recipe(as_run), progress)
@@ -116,14 +115,17 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
 
 def _free(page: Path, overwrite: bool) -> tuple[Path, Path]:
     """Return the page and its recipe, if both may be written."""
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise StoreError(f"{page}: a page is a file that ends in .html, its recipe goes to .toml beside it")
     outputs = page, page.with_suffix(".toml")
-    if page.suffix.lower() == ".toml":
-        raise StoreError(f"{page}: a page cannot end in .toml, its recipe goes there; use .html")
     for output in outputs:
         if output.is_dir():
             raise StoreError(f"{output} is a folder, expected a file to write")
         if output.exists() and not overwrite:
             raise StoreError(f"{output} exists already; overwrite=True or --overwrite replaces it")
+    folder = next(parent for parent in page.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise StoreError(f"{page}: cannot write into {folder}")
     return outputs
 
 
@@ -137,6 +139,15 @@ def _read(recipe: str | Path | Recipe | None) -> Recipe:
 def _list(values: Sequence[Any] | None) -> list[Any] | None:
     """Return any sequence as the list that a recipe holds."""
     return None if values is None else list(values)
+
+
+def _axis(run: Run, wish: Recipe) -> LinearAxis:
+    """Return the bins of the page, refusing a run with nothing to draw and more bins than a page can hold."""
+    if "train" not in run.splits:
+        raise StoreError(f"{run.path}: no training batch was recorded, so there is nothing to draw")
+    if wish.n_bins > _MOST_BINS:
+        raise RecipeError(f"n_bins: a page shows at most {_MOST_BINS} bins, got {wish.n_bins}")
+    return view(run, wish.h_min, wish.h_max, wish.n_bins)
 
 
 def _options(recipe: Recipe, where: str) -> dict[str, Any]:
@@ -174,21 +185,6 @@ def _train_epochs(run: Run, epochs: Sequence[int] | None) -> list[int] | None:
     return [epoch for epoch in epochs if epoch in recorded.get("train", ())]
 
 
-def _peaks_axis(run: Run, head: str, epochs: Sequence[int] | None) -> LinearAxis:
-    """Return the head's own range in so many bins as the smallest set can fill."""
-    axis = peaks.head_axis(run, head)
-    sizes = [
-        int(run[split].n.sel(layer=head).values[run.rows(split, epoch)].sum())
-        for split in run.splits
-        for epoch in run.epochs(split)
-        if epochs is None or epoch in epochs
-    ]
-    # Twice the root keeps the noise of a bin near a quarter of a peak's height, down to 30 values.
-    return LinearAxis(
-        axis.h_min, axis.h_max, min(axis.n_bins, max(20, round(2 * math.sqrt(min(sizes, default=0)))))
-    )
-
-
 def _material(
     run: Run, recipe: Recipe, axis: LinearAxis, options: Mapping[str, Any], progress: Progress | None
 ) -> Material:
@@ -205,8 +201,7 @@ def _material(
     tiles = wall_chart.prepare(columns, options["wall"])
     twin = None
     if run.head in run.names and not run.layers.loc[run.head, "never_called"]:
-        epochs = recipe.epochs
-        twin = twin_peaks_chart.prepare(run, axis=_peaks_axis(run, run.head, epochs), epochs=epochs)
+        twin = twin_peaks_chart.prepare(run, epochs=recipe.epochs)
     return Material(
         run=run,
         title=str(recipe.title),

@@ -16,7 +16,7 @@ import xarray as xr
 from actlab.axis import LinearAxis
 from actlab.charts import wall_chart
 from actlab.charts.colorful_chart import ColorfulOptions
-from actlab.charts.palette import PALE, PALE_DARK, VIRIDIS
+from actlab.charts.palette import PALE, PALE_DARK, VIRIDIS, translucent_palette
 from actlab.charts.raster import png
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
 from actlab.pages.figures import detail_figures, twin_figure
@@ -167,6 +167,7 @@ def wall(material: Material) -> Section:
             }
         )
     inside = axis.h_min < 0 < axis.h_max
+    low, high, one = (float(material.wall.attrs[end]) for end in ("low", "high", "one"))
     kinds = material.layers["kind"].value_counts(sort=False)
     context = {
         "tiles": tiles,
@@ -175,8 +176,8 @@ def wall(material: Material) -> Section:
         "width": 112 if len(tiles) > _FEW else 176,
         "batches": amount(material.n_rows),
         "range": (number(axis.h_min), number(axis.h_max)),
-        "gradient": ", ".join(wall_chart.palette(material.wall)[::15]),
-        "scale": [percent(float(material.wall.attrs[end])) for end in ("low", "high")],
+        "gradient": ", ".join(translucent_palette(low, high, one, 18)),
+        "scale": [percent(end) for end in (low, high)],
     }
     return Section("layers", "Layers", "wall.html.j2", context)
 

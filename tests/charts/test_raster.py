@@ -62,11 +62,26 @@ def test_transparent_means_exactly_nothing():
     np.testing.assert_array_equal(pixels[::-1, :, 3] > 0, values > 0)
 
 
-def test_colours_are_equal_steps_of_the_logarithm():
+def over(background, pixels):
+    """The pixels as they look on a page of one grey."""
+    alpha = pixels[..., 3:] / 255
+    return alpha * pixels[..., :3] + (1 - alpha) * background
+
+
+def test_colours_on_white_are_equal_steps_of_the_logarithm():
     values = 0.1 * 1000 ** ((np.arange(255) + 0.5) / 255)[None]  # the middle of each step
     _, pixels = read(png(values, 0.1, 100, 1))
-    colors = ["#" + bytes(pixel[:3]).hex() for pixel in pixels[0]]
-    assert colors == log_palette(0.1, 100, 1, 255)
+    wanted = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in log_palette(0.1, 100, 1, 255)]
+    np.testing.assert_allclose(over(255, pixels)[0], wanted, atol=1)
+
+
+def test_what_is_rarer_than_one_is_faint_on_a_dark_page_too():
+    values = 0.1 * 1000 ** ((np.arange(255) + 0.5) / 255)[None]
+    _, pixels = read(png(values, 0.1, 100, 1))
+    light = over(30, pixels)[0].sum(axis=1)
+    faint = values[0] < 0.99
+    assert np.all(np.diff(light[faint]) >= 0)
+    assert light[faint].max() < light[-1]
 
 
 def test_values_beyond_the_scale_take_the_colours_of_its_ends():
