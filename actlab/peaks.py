@@ -151,7 +151,9 @@ def twin_peaks(
         - overlap [split]: area common to the YES and NO histograms, each of area 1, flow included;
         - mode_position, mode_height [split, mode] (NaN-padded) and n_modes [split]: see `modes`; looked
           for in 512 bins over the middle 99.8 % of the values, the height as share per bin of `axis`;
-        - train_valid_distance []: total variation between the two curves, flow included.
+        - train_valid_distance []: total variation between the train and the valid curve, both smoothed by
+          the wider of their Silverman bandwidths, so that neither `axis` nor the noise of few values
+          decides it; non-finite shares included.
 
         Attributes: epoch, layer, source ("raw", exact, or "counts", re-binned), h_min, h_max, n_bins.
 
@@ -174,7 +176,7 @@ def twin_peaks(
         compat="override",
         join="outer",
     )
-    found["train_valid_distance"] = _train_valid_distance(found)
+    found["train_valid_distance"] = _train_valid_distance(pools)
     source = next(iter(pools.values())).source
     return found.assign_attrs(epoch=label, layer=layer, source=source)
 
@@ -281,16 +283,22 @@ def _describe(pool: _Pool, axis: LinearAxis) -> xr.Dataset:
 
 def _shape(pool: _Pool, axis: LinearAxis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return positions and heights [mode] of a curve's modes, in counts per bin of `axis`."""
-    low, high = pool.middle
-    if np.isnan(low):
+    fine = _fine_axis(*pool.middle)
+    if fine is None:
         return np.empty(0), np.empty(0)
-    try:
-        fine = LinearAxis(low, high, SHAPE_BINS)
-    except AxisError:  # (nearly) all values are one number: any range around it shows one mode
-        margin = max(abs(low), abs(high), 1.0)
-        fine = LinearAxis(low - margin, high + margin, SHAPE_BINS)
     position, height = modes(pool.histogram(fine)["counts"].values, fine.centers)
     return position, height * (axis.h_max - axis.h_min) / axis.n_bins * SHAPE_BINS / (fine.h_max - fine.h_min)
+
+
+def _fine_axis(low: float, high: float) -> LinearAxis | None:
+    """Return the bins in which shapes are compared; None where there are no finite values."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    try:
+        return LinearAxis(low, high, SHAPE_BINS)
+    except AxisError:  # (nearly) all values are one number: any range around it shows one mode
+        margin = max(abs(low), abs(high), 1.0)
+        return LinearAxis(low - margin, high + margin, SHAPE_BINS)
 
 
 def _truth(pool: _Pool, axis: LinearAxis, n: float) -> dict[str, Any]:
@@ -319,10 +327,22 @@ def _join(dataset: xr.Dataset, *names: str) -> xr.DataArray:
     return xr.DataArray(np.hstack([dataset[name].values for name in names]), dims="part")
 
 
-def _train_valid_distance(found: xr.Dataset) -> xr.DataArray:
-    """Return the total variation between the train and the valid curve, NaN where one is missing."""
-    if not {"train", "valid"} <= set(found["split"].values):
-        return xr.DataArray(np.nan)
-    names = ("curves", "underflow", "overflow", "nonfinite")
-    train, valid = (_join(found.sel(split=split), *names) for split in ("train", "valid"))
-    return total_variation(train, valid, "part")
+def _train_valid_distance(pools: dict[str, _Pool]) -> float:
+    """Return the total variation between the smoothed train and valid curves, NaN where one is missing."""
+    if not {"train", "valid"} <= pools.keys():
+        return math.nan
+    chosen = [pools["train"], pools["valid"]]
+    ends = np.array([pool.middle for pool in chosen])
+    axis = _fine_axis(ends[:, 0].min(), ends[:, 1].max())
+    if axis is None:
+        return math.nan
+    views = [pool.histogram(axis) for pool in chosen]
+    kernel = max((_kernel(view["counts"].values, axis.centers) for view in views), key=len)
+    flow = ("underflow", "overflow", "neg_inf", "pos_inf", "nan")
+    train, valid = (
+        xr.DataArray(
+            np.append(np.convolve(view["counts"], kernel), [view[name] for name in flow]), dims="part"
+        )
+        for view in views
+    )
+    return float(total_variation(train, valid, "part"))

@@ -314,3 +314,19 @@ def test_a_run_without_a_head_asks_for_a_layer(record_run):
 def test_a_run_without_rows_has_no_epoch(record_run):
     with pytest.raises(SelectionError, match="no epoch 'last'"):
         twin_peaks(record_run({}, ["fc"]))
+
+
+def test_train_valid_distance_does_not_depend_on_the_view(small_run):
+    views = [None, LinearAxis(-1, 1, 20), LinearAxis(-50, 50, 1000)]
+    found = [float(twin_peaks(small_run, axis=view).train_valid_distance) for view in views]
+    assert found == [found[0]] * 3
+    assert 0 < found[0] < 1
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0, 0, 0.12), (1, 0.3, 0.5), (50, 1, 1)])
+def test_train_valid_distance_is_not_made_of_noise(record_run, shift, low, high):
+    random = np.random.default_rng(5)
+    values = {"train": random.normal(0, 1, (150, 2)), "valid": random.normal(shift, 1, (150, 2))}
+    run = record_run({split: [(0, {"fc": part}, None)] for split, part in values.items()}, ["fc"])
+    found = float(twin_peaks(run).train_valid_distance)  # 200 bins of 300 values differ by 0.4 in any case
+    assert low <= found <= high + 1e-9

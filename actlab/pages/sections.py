@@ -167,7 +167,7 @@ def wall(material: Material) -> Section:
             }
         )
     inside = axis.h_min < 0 < axis.h_max
-    low, high, one = (float(material.wall.attrs[end]) for end in ("low", "high", "one"))
+    ends = {name: float(material.wall.attrs[name]) for name in ("low", "high", "one")}
     kinds = material.layers["kind"].value_counts(sort=False)
     context = {
         "tiles": tiles,
@@ -176,8 +176,8 @@ def wall(material: Material) -> Section:
         "width": 112 if len(tiles) > _FEW else 176,
         "batches": amount(material.n_rows),
         "range": (number(axis.h_min), number(axis.h_max)),
-        "gradient": ", ".join(translucent_palette(low, high, one, 18)),
-        "scale": [percent(end) for end in (low, high)],
+        "gradient": ", ".join(translucent_palette(**ends, size=18)),
+        "scale": [percent(ends[name]) for name in ("low", "high")],
     }
     return Section("layers", "Layers", "wall.html.j2", context)
 
