@@ -1,0 +1,185 @@
+"""One recorded step: the row, what makes it acceptable, and its checksum."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from actlab.errors import nearest
+from actlab.schema import COUNTS, HEAD, LABEL, MOMENTS, SPLITS, LayerInfo
+
+__all__ = ["Row", "RowRules", "row_checksum"]
+
+_LOG_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")
+_LARGEST_COUNT = int(np.iinfo(COUNTS.dtype).max)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Row:
+    """One recorded step of one split, complete. Its arrays belong to the writer once appended.
+
+    Parameters
+    ----------
+    split : str
+        One of `schema.SPLITS`.
+    step, epoch, batch, train_step : int
+        See `schema.ROWS`; `step` increases within a split.
+    time : float
+        Seconds since 1970-01-01 UTC.
+    layers : tuple of LayerInfo
+        The whole layer table at the time of the row; a later one may only be longer.
+    counts : numpy.ndarray
+        uint32 or uint64 [layer, bucket].
+    n, mean, std, min, max : numpy.ndarray
+        [layer], see `schema.MOMENTS`.
+    logs : mapping of str to float
+        Scalars of the row, their names without ``log_``.
+    head : numpy.ndarray or None
+        float32 [sample, unit], the outputs of the head.
+    label : numpy.ndarray or None
+        int64 [sample] or [sample, unit]; kept only beside `head`.
+    """
+
+    split: str
+    step: int
+    epoch: int
+    batch: int
+    train_step: int
+    time: float
+    layers: tuple[LayerInfo, ...]
+    counts: NDArray[np.unsignedinteger[Any]]
+    n: NDArray[Any]
+    mean: NDArray[Any]
+    std: NDArray[Any]
+    min: NDArray[Any]
+    max: NDArray[Any]
+    logs: Mapping[str, float]
+    head: NDArray[np.float32] | None = None
+    label: NDArray[np.int64] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, for the bound of the queue."""
+        arrays = (self.counts, self.n, self.mean, self.std, self.min, self.max, self.head, self.label)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
+def row_checksum(row: Row, attempt: int = 0) -> int:
+    """Compute the CRC-32C of a row over little-endian bytes, as `docs/format.md` defines it.
+
+    Parameters
+    ----------
+    row : Row
+        The row; its arrays over the layers known at its time only.
+    attempt : int
+        The attempt it was recorded in.
+
+    Returns
+    -------
+    int
+        The value of `row_crc32c`.
+    """
+    index = (row.step, row.epoch, row.batch, row.train_step, attempt)
+    parts: list[bytes] = [struct.pack("<5qd", *index, row.time)]
+    parts += [_bytes(getattr(row, variable.name), variable.dtype) for variable in (*MOMENTS, COUNTS)]
+    logs = sorted((name, float(value)) for name, value in row.logs.items() if not math.isnan(value))
+    parts += [name.encode() + struct.pack("<d", value) for name, value in logs]
+    if row.head is not None:
+        parts.append(_bytes(row.head, HEAD.dtype))
+        # No label reads like labels that are all missing, on disk.
+        if row.label is not None and bool((row.label != LABEL.fill).any()):
+            parts.append(_bytes(row.label, LABEL.dtype))
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
+    return crc
+
+
+def _bytes(values: NDArray[Any], dtype: str) -> bytes:
+    """Return the little-endian bytes of an array in C order."""
+    return values.astype(np.dtype(dtype).newbyteorder("<"), copy=False).tobytes()
+
+
+class RowRules:
+    """What a row must be so that it can be written after those before it."""
+
+    def __init__(self, n_buckets: int) -> None:
+        self._n_buckets = n_buckets
+        self._layers: tuple[LayerInfo, ...] = ()
+        self._steps: dict[str, int] = {}
+        self._units: dict[str, int] = {}
+        self._label_dims: dict[str, int] = {}
+
+    def misplaced(self, row: Row) -> str | None:
+        """Say why a row has no place of its own in the run, None if it has; remember the place."""
+        if row.split not in SPLITS:
+            return f"unknown split {row.split!r}, {nearest(row.split, SPLITS)}"
+        if row.step <= (last := self._steps.get(row.split, -1)):
+            return f"step {row.step} of {row.split!r} is not after the last one, {last}"
+        self._steps[row.split] = row.step
+        return None
+
+    def broken(self, row: Row) -> str | None:
+        """Say why a row does not fit the format, None if it does; remember its shapes."""
+        found = self._table(row) or self._raw(row) or self._logs(row)
+        if found is not None:
+            return f"step {row.step} of {row.split!r}: {found}"
+        self._layers = row.layers
+        if row.head is not None:
+            self._units[row.split] = row.head.shape[1]
+            if row.label is not None:
+                self._label_dims[row.split] = row.label.ndim
+        return None
+
+    def _table(self, row: Row) -> str | None:
+        """Check the layer table and the arrays over it."""
+        known = self._layers
+        if row.layers is not known:
+            names = [layer.name for layer in row.layers[: len(known)]]
+            if names != [layer.name for layer in known]:
+                return "the layer table may only grow, at its end"
+        shape = (len(row.layers), self._n_buckets)
+        if row.counts.dtype not in (np.uint32, np.uint64) or row.counts.shape != shape:
+            return f"counts are {row.counts.dtype} {row.counts.shape}, expected uint32 or uint64 {shape}"
+        for variable in MOMENTS:
+            if (found := getattr(row, variable.name).shape) != shape[:1]:
+                return f"{variable.name} has shape {found}, expected {shape[:1]}"
+        if row.counts.dtype != np.uint32 and int(row.counts.max(initial=0)) > _LARGEST_COUNT:
+            return f"a count of {int(row.counts.max())} exceeds {_LARGEST_COUNT}"
+        return None
+
+    def _raw(self, row: Row) -> str | None:
+        """Check the outputs of the head and their labels."""
+        head, label = row.head, row.label
+        if head is None:
+            return None
+        if head.dtype != np.float32 or head.ndim != 2:
+            return f"head is {head.dtype} {head.shape}, expected float32 [sample, unit]"
+        if head.shape[1] != (units := self._units.get(row.split, head.shape[1])) or units == 0:
+            return f"head has {head.shape[1]} units, expected {units or 'at least one'}"
+        if label is None:
+            return None
+        if label.dtype != np.int64 or label.shape not in (head.shape[:1], head.shape):
+            return f"label is {label.dtype} {label.shape}, expected int64 {head.shape[:1]} or {head.shape}"
+        dims = self._label_dims.get(row.split, label.ndim)
+        return None if label.ndim == dims else f"label has {label.ndim} dims, before it had {dims}"
+
+    @staticmethod
+    def _logs(row: Row) -> str | None:
+        """Check the names and values of the logged scalars."""
+        logs: Mapping[Any, Any] = row.logs
+        for name, value in logs.items():
+            if not isinstance(name, str) or _LOG_NAME.fullmatch(name) is None:
+                return f"log name {name!r} must be 1 to 120 of A-Z a-z 0-9 _ . -"
+            if not isinstance(value, Real):
+                return f"log {name!r} must be a number, got {type(value).__name__}"
+        return None

@@ -1,0 +1,364 @@
+"""`RunWriter`: rows in, commits out, by one background thread. The protocol is in docs/format.md."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import threading
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from time import monotonic
+from typing import Any, Literal
+
+from actlab.axis import FloatAxis
+from actlab.errors import StoreError
+from actlab.store.commit import Committer
+from actlab.store.queue import RowQueue
+from actlab.store.row import Row, RowRules
+
+__all__ = ["Row", "RunWriter"]
+
+# Seconds: first and longest pause after a failed write, patience of `close` with a failing disk.
+_FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE = 0.1, 30.0, 30.0
+
+_open_writers: set[RunWriter] = set()
+
+
+class RunWriter:
+    """Records one run into one directory; training never waits for a disk, nor fails because of one.
+
+    After kill -9, out of memory or preemption the store opens with plain xarray and holds,
+    bit-identical, every step committed; only steps of the last `flush_every` and the commit in
+    flight can be missing; with fsync this also holds after power loss; no committed row ever changes.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Directory of the run; an empty run is committed there at once.
+    axis : FloatAxis
+        The recording axis.
+    attributes : mapping
+        JSON values that describe the run (model, head, versions, ...), shown in the root attribute
+        ``actlab``.
+    overwrite : bool
+        Replace an existing run. Anything else that exists is refused even then.
+    flush_every : float
+        Seconds between two commits.
+    queue_bytes : int
+        Bound of the rows not yet committed; beyond it whole rows are dropped and recorded as gaps.
+    fsync : bool or "auto"
+        Survive power loss, too; "auto" does so on a local disk.
+    on_error : {"warn", "raise"}
+        What the next call does about a row that cannot be written or a disk that fails.
+
+    Raises
+    ------
+    StoreError
+        If the path holds something, is being written, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        axis: FloatAxis,
+        attributes: Mapping[str, Any],
+        overwrite: bool = False,
+        flush_every: float = 1.0,
+        queue_bytes: int = 256 << 20,
+        fsync: bool | Literal["auto"] = "auto",
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
+        if not flush_every >= 0:
+            raise ValueError(f"flush_every must be a number of seconds, got {flush_every!r}")
+        self.attributes = _json_values(attributes)
+        self._flush_every = flush_every
+        self._on_error = on_error
+        # Guarded by `_wake`, shared with the thread.
+        self._wake = threading.Condition()
+        self._rules = RowRules(axis.n_buckets)
+        self._queue = RowQueue(queue_bytes)
+        self._changes, self._saved = 1, 0
+        self._tries, self._failed_try = 0, 0
+        self._urgent = self._degraded = self._closing = self._stopped = False
+        self._last_steps: dict[str, int] = {}
+        self._news: dict[str, str] = {}
+        self._told: set[str] = set()
+        self._forked = False
+        # From here on the thread's own.
+        self._committer = Committer(path, axis, overwrite=overwrite, fsync=fsync == "auto" or fsync)
+        self.path = self._committer.path
+        try:
+            self._commit(closing=False)
+        except OSError as error:
+            self._committer.release()
+            raise StoreError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+        self._next_commit = 0.0  # the first row is committed as soon as it comes
+        self._thread = threading.Thread(target=self._work, name=f"actlab {self.path.name}", daemon=True)
+        self._thread.start()
+        _open_writers.add(self)
+
+    def append(self, row: Row) -> bool:
+        """Queue one row. Never blocks, never touches the disk.
+
+        Parameters
+        ----------
+        row : Row
+            The row; its arrays must not change any more.
+
+        Returns
+        -------
+        bool
+            False if it was dropped: the queue is full or the row breaks the format, and its step is
+            recorded as a gap; or it has no step of its own, or recording has ended.
+
+        Raises
+        ------
+        StoreError
+            Under ``on_error="raise"`` only: for such a row, or a disk that fails.
+        """
+        if self._forked:
+            return False
+        with self._wake:
+            idle = self._changes == self._saved
+            taken = self._take(row)
+            self._changes += 1
+            if self._queue.crowded and not self._degraded:
+                self._urgent = True
+            if idle or self._urgent:
+                self._wake.notify_all()
+        self._speak()
+        return taken
+
+    def update_attributes(self, **values: Any) -> None:
+        """Merge JSON values into the root attribute ``actlab`` at the next commit.
+
+        Raises
+        ------
+        StoreError
+            If a value is not JSON.
+        """
+        checked = _json_values(values)
+        if self._forked:
+            return
+        with self._wake:
+            self.attributes |= checked
+            self._changes += 1
+            self._wake.notify_all()
+
+    def flush(self, timeout: float | None = None) -> dict[str, int]:
+        """Commit all rows appended so far.
+
+        Waits for one attempt at most, so a full disk does not stop the training: compare what comes
+        back.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        dict of str to int
+            Last committed step of each split that has rows.
+
+        Raises
+        ------
+        StoreError
+            Under ``on_error="raise"`` only: if the disk fails.
+        """
+        if self._forked:
+            return {}
+        with self._wake:
+            target, begun = self._changes, self._tries
+            if self._saved < target and not self._stopped:
+                self._urgent = True
+                self._wake.notify_all()
+                self._wake.wait_for(
+                    lambda: self._saved >= target or self._failed_try > begun or self._stopped, timeout
+                )
+            committed = dict(self._last_steps)
+        self._speak()
+        return committed
+
+    def close(self) -> None:
+        """Commit everything, mark the run closed and let go of it. May be called again.
+
+        A disk that keeps failing is given 30 seconds; the warning then names the last steps kept.
+
+        Raises
+        ------
+        StoreError
+            Under ``on_error="raise"`` only: if rows were lost.
+        """
+        if self._forked:
+            return
+        with self._wake:
+            if not self._closing:
+                self._closing = self._urgent = True
+                self._changes += 1
+                self._wake.notify_all()
+        self._thread.join()
+        self._committer.release()
+        _open_writers.discard(self)
+        self._speak()
+
+    def _take(self, row: Row) -> bool:
+        """Queue a row, or drop it and say why."""
+        if self._closing or self._stopped:
+            self._tell("closed", f"{self.path}: recording has ended, step {row.step} is dropped")
+            return False
+        if (problem := self._rules.misplaced(row)) is not None:
+            self._tell("row", f"{self.path}: row dropped: {problem}")
+            return False
+        if (problem := self._rules.broken(row)) is not None:
+            self._tell("row", f"{self.path}: row dropped: {problem}")
+        elif self._queue.put(row):
+            return True
+        else:
+            self._tell("full", f"{self.path}: the disk is too slow, rows are dropped (see the run's gaps)")
+        self._queue.drop(row)
+        return False
+
+    def _tell(self, kind: str, message: str) -> None:
+        """Keep a message for the next call from the training, once of each kind."""
+        if kind not in self._told or self._on_error == "raise":
+            self._told.add(kind)
+            self._news[kind] = message
+
+    def _speak(self) -> None:
+        """Warn or raise on the caller's thread, where it can be seen and caught."""
+        if not self._news:
+            return
+        with self._wake:
+            messages = list(self._news.values())
+            self._news.clear()
+        if self._on_error == "raise":
+            raise StoreError("; ".join(messages))
+        for message in messages:
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+    def _work(self) -> None:
+        """Be the thread: commit until the run is closed or lost."""
+        try:
+            self._serve()
+        finally:
+            with self._wake:
+                self._stopped = True
+                self._wake.notify_all()
+
+    def _serve(self) -> None:
+        """Commit whenever it is time, and again after an error."""
+        pause, give_up = _FIRST_PAUSE, float("inf")
+        while True:
+            closing = self._await_turn()
+            if closing:
+                give_up = min(give_up, monotonic() + _PATIENCE)
+            try:
+                self._commit(closing=closing)
+            except StoreError as error:
+                self._fail(f"{error}; recording has stopped")
+                return
+            except OSError as error:
+                reason = error.strerror or str(error)
+                if monotonic() >= give_up:
+                    self._fail(f"{self.path}: cannot write ({reason}); {self._kept()}")
+                    return
+                self._degrade(reason, min(pause, give_up - monotonic()))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                pause = _FIRST_PAUSE
+                if closing:
+                    return
+
+    def _await_turn(self) -> bool:
+        """Wait until something is to be committed and it is time; return whether to close."""
+        with self._wake:
+            while not self._urgent:
+                left = self._next_commit - monotonic()
+                if self._changes == self._saved:
+                    self._wake.wait()
+                elif left > 0:
+                    self._wake.wait(left)
+                else:
+                    break
+            self._urgent = False
+            return self._closing
+
+    def _degrade(self, reason: str, pause: float) -> None:
+        """Note a failed commit: everything is kept and tried again."""
+        with self._wake:
+            self._degraded = True
+            self._failed_try = self._tries
+            self._next_commit = monotonic() + pause
+            self._tell("disk", f"{self.path}: cannot write ({reason}); rows are kept and tried again")
+            self._wake.notify_all()
+
+    def _kept(self) -> str:
+        """Say which rows a run that cannot be written any more has kept."""
+        steps = ", ".join(f"{split} up to step {step}" for split, step in self._last_steps.items())
+        return f"all rows are lost but {steps}" if steps else "all rows are lost"
+
+    def _fail(self, message: str) -> None:
+        """Note that nothing more can be written."""
+        with self._wake:
+            self._stopped = True
+            self._tell("stopped", message)
+
+    def _commit(self, *, closing: bool) -> None:
+        """Commit what is queued and tell the training side."""
+        with self._wake:
+            self._tries += 1
+            changes, rows = self._changes, self._queue.take()
+            gaps = {split: [list(gap) for gap in gaps] for split, gaps in self._queue.gaps.items()}
+            attributes = self.attributes | {"gaps": gaps, "closed": closing}
+        self._committer.add(rows)
+        self._committer.commit(attributes)
+        with self._wake:
+            self._saved = changes
+            self._queue.release()
+            self._last_steps = self._committer.last_steps
+            self._next_commit = monotonic() + self._flush_every
+            self._degraded = False
+            self._told.discard("disk")
+            self._news.pop("disk", None)
+            self._wake.notify_all()
+        # The commit holds already, so an error here can wait for the next one.
+        with suppress(OSError):
+            self._committer.write_children(closing=closing)
+
+    def _forget(self) -> None:
+        """Become a no-op in a forked child: the run, its thread and its lock are the parent's."""
+        self._forked = True
+        self._committer.release()
+
+
+def _json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the values as JSON holds them."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"attributes of a run must be JSON: {error}") from error
+    return copy
+
+
+def _close_all() -> None:
+    """Drain every writer at interpreter exit, whatever happens to another."""
+    with ExitStack() as stack:
+        for writer in _open_writers:
+            stack.callback(writer.close)
+
+
+def _forget_all() -> None:
+    """Disown every writer in a forked child."""
+    for writer in _open_writers:
+        writer._forget()
+    _open_writers.clear()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)
