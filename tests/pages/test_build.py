@@ -134,9 +134,29 @@ def test_bad_wishes_are_refused_in_one_line_and_nothing_is_written(small_run, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_cannot_take_the_place_of_its_recipe(small_run, tmp_path):
-    with pytest.raises(StoreError, match=r"use \.html"):
-        report(small_run, tmp_path / "page.toml")
+@pytest.mark.parametrize("name", ["page.toml", "page", "", "zarr.json"])
+def test_a_page_takes_the_place_of_nothing_but_a_page(small_run, tmp_path, name):
+    with pytest.raises(StoreError, match=r"ends in \.html"):
+        report(small_run, tmp_path / name, overwrite=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(small_run, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    stages = []
+    with pytest.raises(StoreError, match="cannot write into"):
+        report(small_run, tmp_path / "file" / "page.html", progress=lambda *stage: stages.append(stage))
+    assert not stages
+
+
+def test_more_bins_than_memory_holds_are_refused(small_run, tmp_path):
+    with pytest.raises(RecipeError, match="at most 4096 bins"):
+        report(small_run, tmp_path / "page.html", n_bins=10**6)
+
+
+def test_a_run_without_training_has_nothing_to_draw(record_run, tmp_path):
+    run = record_run({"valid": [(-1, {"fc": np.ones((4, 2))}, None)]}, ["fc"])
+    with pytest.raises(StoreError, match="no training batch"):
+        report(run, tmp_path / "page.html")
 
 
 def test_reporting_never_loads_torch(small_run, tmp_path):
