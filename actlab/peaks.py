@@ -148,12 +148,13 @@ def twin_peaks(
           and lowest mode, NaN where there is only one;
         - peak_distance [split]: yes_position - no_position;
         - separation [split]: d' = (mean_yes - mean_no) / sqrt((std_yes^2 + std_no^2) / 2);
-        - overlap [split]: area common to the YES and NO histograms, each of area 1, flow included;
+        - overlap [split]: area common to the YES and NO densities, 0 to 1 (the overlapping coefficient of
+          Schmid and Schmidt, Comput. Stat. Data Anal. 50, 2006), each smoothed by its Silverman bandwidth,
+          so that neither `axis` nor the noise of few values decides it;
         - mode_position, mode_height [split, mode] (NaN-padded) and n_modes [split]: see `modes`; looked
           for in 512 bins over the middle 99.8 % of the values, the height as share per bin of `axis`;
-        - train_valid_distance []: total variation between the train and the valid curve, both smoothed by
-          the wider of their Silverman bandwidths, so that neither `axis` nor the noise of few values
-          decides it; non-finite shares included.
+        - train_valid_distance []: total variation of the train and the valid curve, 0 to 1, smoothed
+          likewise; non-finite shares included.
 
         Attributes: epoch, layer, source ("raw", exact, or "counts", re-binned), h_min, h_max, n_bins.
 
@@ -308,7 +309,6 @@ def _truth(pool: _Pool, axis: LinearAxis, n: float) -> dict[str, Any]:
         names = ("yes_position", "no_position", "separation", "overlap")
         return {"yes": nothing, "no": nothing, **dict.fromkeys(names, np.nan)}
     curves = [bin_values(values, axis) for values in pool.truth]
-    yes, no = (_join(curve, "counts", "underflow", "overflow") for curve in curves)
     means = [values.mean() if values.size else np.nan for values in pool.truth]
     variances = [values.var() if values.size else np.nan for values in pool.truth]
     spread = math.sqrt(sum(variances) / 2)
@@ -318,31 +318,33 @@ def _truth(pool: _Pool, axis: LinearAxis, n: float) -> dict[str, Any]:
         "yes_position": means[0],
         "no_position": means[1],
         "separation": (means[0] - means[1]) / spread if spread > 0 else np.nan,
-        "overlap": 1 - total_variation(yes, no, "part"),  # sum(min(p, q)) = 1 - sum(|p - q|) / 2
+        "overlap": 1 - _distance([partial(bin_values, values) for values in pool.truth], *pool.middle),
     }
 
 
-def _join(dataset: xr.Dataset, *names: str) -> xr.DataArray:
-    """Return a curve and its flow in one array [part]: nothing lies outside it."""
-    return xr.DataArray(np.hstack([dataset[name].values for name in names]), dims="part")
-
-
 def _train_valid_distance(pools: dict[str, _Pool]) -> float:
-    """Return the total variation between the smoothed train and valid curves, NaN where one is missing."""
+    """Return the distance of the train and valid curves, NaN where one is missing."""
     if not {"train", "valid"} <= pools.keys():
         return math.nan
     chosen = [pools["train"], pools["valid"]]
     ends = np.array([pool.middle for pool in chosen])
-    axis = _fine_axis(ends[:, 0].min(), ends[:, 1].max())
+    return _distance([pool.histogram for pool in chosen], ends[:, 0].min(), ends[:, 1].max())
+
+
+def _distance(histograms: list[Callable[[LinearAxis], xr.Dataset]], low: float, high: float) -> float:
+    """Return the total variation of two smoothed curves, flow included; NaN where one has no finite values.
+
+    Two samples of 300 values of one distribution differ by 0.4 in 200 bins, smoothed by 0.05.
+    """
+    axis = _fine_axis(low, high)
     if axis is None:
         return math.nan
-    views = [pool.histogram(axis) for pool in chosen]
-    kernel = max((_kernel(view["counts"].values, axis.centers) for view in views), key=len)
+    views = [histogram(axis) for histogram in histograms]
+    kernels = [_kernel(view["counts"].values, axis.centers) for view in views]
+    reach = max(kernel.size for kernel in kernels) // 2
     flow = ("underflow", "overflow", "neg_inf", "pos_inf", "nan")
-    train, valid = (
-        xr.DataArray(
-            np.append(np.convolve(view["counts"], kernel), [view[name] for name in flow]), dims="part"
-        )
-        for view in views
-    )
-    return float(total_variation(train, valid, "part"))
+    parts = []
+    for view, kernel in zip(views, kernels, strict=True):
+        smooth = np.pad(np.convolve(view["counts"], kernel), reach - kernel.size // 2)
+        parts.append(xr.DataArray(np.append(smooth, [view[name] for name in flow]), dims="part"))
+    return float(total_variation(parts[0], parts[1], "part"))
