@@ -109,7 +109,9 @@ def report(
         list[str] | None,
         typer.Option(help="Patterns of layer names, such as 'conv*,!conv1'; may be repeated."),
     ] = None,
-    epochs: Annotated[str | None, typer.Option(help="Epochs to show, such as 0-3,5.")] = None,
+    epochs: Annotated[
+        str | None, typer.Option(help="Epochs to show, such as 0-3,5; -1 is untrained.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page to write; else reports/NAME.html.")
     ] = None,

@@ -20,7 +20,7 @@ from actlab.charts.look import view
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
 from actlab.charts.wall_chart import WallOptions
 from actlab.errors import RecipeError, SelectionError, StoreError, nearest
-from actlab.pages import sections
+from actlab.pages import sections, twin_peaks_section
 from actlab.pages.html import Page, render
 from actlab.pages.sections import Material
 from actlab.recipe import Recipe, dump_recipe, load_recipe, merge, validated
@@ -222,7 +222,7 @@ def _page(material: Material, command: str, recipe: str, progress: Progress | No
         lambda: sections.facts(material),
         lambda: sections.wall(material),
         lambda: sections.detail(material),
-        lambda: sections.peaks(material),
+        lambda: twin_peaks_section.peaks(material),
         lambda: sections.reading(material),
         lambda: sections.numbers(material),
         lambda: sections.provenance(material, command, recipe, versions),

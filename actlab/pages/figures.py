@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from bokeh.models import (
-    BasicTicker,
     BoxZoomTool,
     ColumnDataSource,
     FixedTicker,
@@ -21,7 +20,7 @@ from bokeh.models import (
     SaveTool,
     WheelZoomTool,
 )
-from bokeh.models.annotations import BoxAnnotation, ColorBar, Label, Span
+from bokeh.models.annotations import BoxAnnotation, ColorBar, Label, Span, Title
 from bokeh.plotting import figure
 
 from actlab.charts.look import FONT
@@ -30,7 +29,7 @@ from actlab.charts.palette import EPOCH, SETS, VIRIDIS, ZERO
 __all__ = ["detail_figures", "twin_figure"]
 
 _ABOVE, _BELOW, _ODD, _BROKEN = ZERO, SETS["train"], "#7a8794", "#cc79a7"
-_LEFT, _RIGHT = 58, 84  # the same borders everywhere keep the strips under their columns
+_LEFT, _RIGHT = 58, 104  # the same borders everywhere keep the strips under their columns
 
 
 def _figure(height: int, name: str, **options: Any) -> figure:
@@ -94,6 +93,17 @@ def _color_bar(frame: figure) -> LogColorMapper:
         major_tick_line_color=None,
     )
     frame.add_layout(bar, "right")
+    # Beside the bar: above it, a title would make the border wider and move the columns off their strips.
+    title = Title(
+        name="color_title",
+        text="count per batch",
+        align="center",
+        standoff=0,
+        text_font=FONT,
+        text_font_size="12px",
+        text_font_style="normal",
+    )
+    frame.add_layout(title, "right")
     return mapper
 
 
@@ -103,8 +113,7 @@ def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
         430, "detail", x_range=x_range, y_range=y_range, x_axis_label="batch", y_axis_label="activation value"
     )
     frame.min_border_bottom, frame.min_border_top = 48, 6
-    frame.xaxis.formatter = NumeralTickFormatter(format="0,0")
-    frame.xaxis.ticker = BasicTicker(desired_num_ticks=6, min_interval=1, num_minor_ticks=0)
+    frame.xaxis.ticker = FixedTicker(ticks=[])  # the page places and names them: a row is not its batch
     frame.grid.visible = False
     place: dict[str, Any] = {"x": "x", "y": "y", "dw": "dw", "dh": "dh", "color_mapper": _color_bar(frame)}
     nothing: dict[str, Any] = {
@@ -115,9 +124,9 @@ def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
         "dh": [1],
     }
     frame.image("image", source=ColumnDataSource(nothing), name="image", **place)
-    for color, width in (("#ffffff", 3.0), (EPOCH, 1.2)):
+    for name, color, width, alpha in (("epochs_case", "#ffffff", 3.2, 0.6), ("epochs", EPOCH, 1.8, 1.0)):
         frame.vspan(x="x", source=ColumnDataSource({"x": []}), line_color=color, line_width=width,
-                    line_alpha=0.85, name="epochs" if width < 2 else "epochs_case")  # fmt: skip
+                    line_alpha=alpha, name=name)  # fmt: skip
     frame.add_layout(Span(location=0, dimension="width", line_color=ZERO, line_width=1.2, name="zero"))
     _cased(frame, "mean")
     for side in ("std_upper", "std_lower"):
@@ -137,7 +146,7 @@ def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
 def _marginal(y_range: Range1d) -> figure:
     """Return the histogram of one column, beside the chart."""
     frame = _figure(
-        430, "marginal", x_range=Range1d(start=0, end=1), y_range=y_range, x_axis_label="count in the column"
+        430, "marginal", x_range=Range1d(start=0, end=1), y_range=y_range, x_axis_label="count per batch"
     )
     frame.min_border_left = frame.min_border_right = 14
     frame.min_border_bottom, frame.min_border_top = 48, 30
@@ -202,27 +211,46 @@ def twin_figure(h_min: float, h_max: float, top: float) -> figure:
     Returns
     -------
     bokeh.plotting.figure
-        With a curve for each split (``train``), its YES and NO curves (``train_yes``, ``train_no``)
-        and the marks ``yes`` and ``no``.
+        With a curve for each split (``train``), the areas and curves ``truth_yes`` and ``truth_no`` of
+        one split, which the page colours like its curve, and the marks ``yes`` and ``no``.
     """
     ranges = {"x_range": Range1d(start=h_min, end=h_max), "y_range": Range1d(start=0, end=top, name="shares")}
     frame = _figure(
         360, "twin", **ranges, x_axis_label="value of the last layer", y_axis_label="share of values per bin"
     )
+    frame.min_border_left = 72  # room for 100%: the frame must not move when the epochs play
     frame.min_border_right, frame.min_border_bottom, frame.min_border_top = 14, 48, 12
-    frame.add_layout(Span(location=0, dimension="height", line_color=ZERO, line_width=1.2, name="twin_zero"))
-    for split, color in SETS.items():
-        for part in ("no", "yes"):
-            source = ColumnDataSource({"x": [], "y": []})
-            frame.varea("x", 0, "y", source=source, color=color, alpha=0.1, name=f"{split}_{part}_area")
-            frame.line("x", "y", source=source, color=color, line_width=1.2, line_dash=[3, 3], alpha=0.9,
-                       name=f"{split}_{part}")  # fmt: skip
+    # From back to front: zero and marks, areas, curves of YES and NO, curves of the splits.
+    frame.add_layout(
+        Span(
+            name="twin_zero",
+            location=0,
+            dimension="height",
+            line_color=ZERO,
+            line_width=1.2,
+            level="underlay",
+        )
+    )
+    truths = {part: ColumnDataSource({"x": [], "y": []}) for part in ("truth_no", "truth_yes")}
+    for name, source in truths.items():
+        frame.varea("x", 0, "y", source=source, alpha=0.13, name=f"{name}_area")
+    for name, source in truths.items():
+        frame.line("x", "y", source=source, line_width=1.5, line_dash=[2, 3], name=name)
     for split, color in SETS.items():
         dash = [7, 4] if split == "test" else "solid"
         source = ColumnDataSource({"x": [], "y": []})
-        frame.line("x", "y", source=source, color=color, line_width=2.2, line_dash=dash, name=split)
+        frame.line("x", "y", source=source, color=color, line_width=2, line_dash=dash, name=split)
     for mark in ("no", "yes"):
-        frame.add_layout(Span(name=mark, dimension="height", line_dash=[2, 3], line_width=1.5, visible=False))
+        frame.add_layout(
+            Span(
+                name=mark,
+                dimension="height",
+                line_dash=[2, 3],
+                line_width=1.5,
+                visible=False,
+                level="underlay",
+            )
+        )
         frame.add_layout(
             Label(
                 name=f"{mark}_label",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["NONE", "TIMES", "amount", "number", "percent", "polyline", "shape"]
+__all__ = ["NONE", "TIMES", "amount", "lane", "number", "percent", "polyline", "shape", "spans"]
 
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+_FLAT = 1e-6  # a spread below this share of the largest value is noise of the mean of a constant
 _WORDS = ((1e15, ""), (1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
@@ -40,6 +42,32 @@ def shape(sizes: Sequence[int]) -> str:
     return f" {TIMES} ".join(str(size) for size in sizes)
 
 
+def spans(labels: Sequence[int], stride: int = 1, most: int = 4) -> str:
+    """Write ascending whole numbers as ranges: ``0 to 55, 70 to 83``.
+
+    Parameters
+    ----------
+    labels : sequence of int
+        At least one, ascending.
+    stride : int
+        Distance of neighbours within a range.
+    most : int
+        More ranges than this are only counted.
+
+    Returns
+    -------
+    str
+    """
+    starts = [at for at, label in enumerate(labels) if at == 0 or label - labels[at - 1] != stride]
+    if len(starts) > most:
+        return f"{labels[0]:,} to {labels[-1]:,}, in {len(starts):,} parts"
+    ends = [at - 1 for at in starts[1:]] + [len(labels) - 1]
+    return ", ".join(
+        f"{labels[first]:,}" if first == last else f"{labels[first]:,} to {labels[last]:,}"
+        for first, last in zip(starts, ends, strict=True)
+    )
+
+
 def polyline(values: Sequence[float], low: float, high: float, width: float, height: float) -> list[str]:
     """Turn numbers into the `points` of SVG polylines, broken where a number is missing.
 
@@ -66,3 +94,32 @@ def polyline(values: Sequence[float], low: float, high: float, width: float, hei
         elif runs[-1]:
             runs.append([])
     return [" ".join(run) for run in runs if run]
+
+
+def lane(values: Sequence[float], width: float, height: float) -> dict[str, Any]:
+    """Draw numbers from the least to the largest; level and in the middle where all are the same.
+
+    Parameters
+    ----------
+    values : sequence of float
+        At least one of them finite.
+    width, height : float
+        Size of the drawing.
+
+    Returns
+    -------
+    dict
+        ``lines`` as of `polyline`, ``ends`` (texts at the top and bottom, or one in the middle) and
+        ``said``: what the lane shows, in words.
+    """
+    known = [value for value in values if math.isfinite(value)]
+    low, high = min(known), max(known)
+    if high - low <= _FLAT * max(abs(low), abs(high)):
+        level = [value if math.isnan(value) else 0.0 for value in values]
+        said = number(known[0])
+        return {"lines": polyline(level, -1, 1, width, height), "ends": [said], "said": f"constant at {said}"}
+    return {
+        "lines": polyline(values, low, high, width, height),
+        "ends": [number(high), number(low)],
+        "said": f"{number(known[0])} \N{RIGHTWARDS ARROW} {number(known[-1])}",
+    }

@@ -170,14 +170,13 @@ def _numbers(raw: NDArray[np.uint8], dtype: str) -> NDArray[Any]:
     return np.ascontiguousarray(raw.reshape(np.dtype(dtype).itemsize, -1).T).view(dtype).ravel()
 
 
-def _series(data: xr.Dataset) -> NDArray[np.float64]:
+def _series(data: xr.Dataset, steps: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return `SERIES` [series, column] of a single layer."""
-    rows = (data["oddest_step"].values - data["step"].values) / max(int(data.attrs["step_stride"]), 1)
-    known = [data[name].values for name in SERIES[:-1]]
-    return np.stack([*known, np.clip(rows, 0, data["n_rows"].values - 1)]).astype(np.float64)
+    rows = np.searchsorted(steps, data["oddest_step"].values) - data["first_row"].values
+    return np.stack([*(data[name].values for name in SERIES[:-1]), rows]).astype(np.float64)
 
 
-def pack_layer(data: xr.Dataset) -> LayerPayload:
+def pack_layer(data: xr.Dataset, steps: NDArray[np.integer]) -> LayerPayload:
     """Pack one layer of the columns of a run.
 
     Parameters
@@ -185,6 +184,8 @@ def pack_layer(data: xr.Dataset) -> LayerPayload:
     data : xarray.Dataset
         One layer of `charts.columns`: counts [column, bin] and the series [column], epoch_counts
         and quarter_counts [epoch, bin].
+    steps : numpy.ndarray
+        [row], `step` of every row in the columns, ascending.
 
     Returns
     -------
@@ -198,7 +199,7 @@ def pack_layer(data: xr.Dataset) -> LayerPayload:
     image[1:] -= image[:-1].copy()  # wraps at 256, and the page adds with the same wrap
     epochs = log_codes(per_epoch, low / EPOCH_DEPTH, high, 65_536)
     return LayerPayload(
-        _deflate(image.tobytes(), _planes(rounded(_series(data))), _planes(epochs)), low, high
+        _deflate(image.tobytes(), _planes(rounded(_series(data, steps))), _planes(epochs)), low, high
     )
 
 

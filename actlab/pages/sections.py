@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
 from actlab.charts import wall_chart
@@ -19,17 +20,16 @@ from actlab.charts.colorful_chart import ColorfulOptions
 from actlab.charts.palette import PALE, PALE_DARK, VIRIDIS, translucent_palette
 from actlab.charts.raster import png
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
-from actlab.pages.figures import detail_figures, twin_figure
-from actlab.pages.formats import NONE, TIMES, amount, number, percent, polyline, shape
+from actlab.pages.figures import detail_figures
+from actlab.pages.formats import NONE, TIMES, amount, lane, number, percent, shape, spans
 from actlab.pages.html import Section
-from actlab.pages.payload import EPOCH_DEPTH, SERIES, pack_floats, pack_layer
+from actlab.pages.payload import EPOCH_DEPTH, SERIES, pack_layer
 from actlab.run import Run
 from actlab.schema import LOG_PREFIX
 
-__all__ = ["Material", "detail", "facts", "numbers", "peaks", "provenance", "reading", "wall"]
+__all__ = ["Material", "detail", "facts", "numbers", "provenance", "reading", "wall"]
 
 _LANE = (1000, 44)  # width and height of a lane's drawing
-_TREND = (260, 84)
 _FEW = 24  # so many tiles have room to be larger
 
 
@@ -77,13 +77,43 @@ class Material:
         """Recorded batches of the page."""
         return int(self.columns["n_rows"].sum())
 
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Numbers of those batches among all training rows [row]."""
+        return np.flatnonzero(np.isin(self.run["train"].epoch.values, self.columns["epoch"].values))
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Their `step` [row]."""
+        return np.asarray(self.run["train"].step.values[self.rows], np.int64)
+
+    @property
+    def stride(self) -> int:
+        """The usual distance from one recorded step to the next."""
+        distances, times = np.unique(np.diff(self.steps), return_counts=True)
+        return int(distances[times.argmax()]) if distances.size else 1
+
+    @property
+    def selected(self) -> str | None:
+        """The epochs of the page in words, None for the whole run."""
+        epochs = sorted(int(epoch) for epoch in self.columns["epoch"].values)
+        return None if epochs == self.run.epochs("train") else spans(epochs)
+
+    @property
+    def nonfinite(self) -> NDArray[np.float64]:
+        """Share of NaN and infinities [layer], NaN for a layer without values."""
+        columns = self.columns
+        broken = (columns["nonfinite"] * columns["n_per_batch"] * columns["n_rows"]).sum("column")
+        with np.errstate(invalid="ignore"):
+            return np.asarray(broken.values / columns["n"].values, np.float64)
+
 
 def data_uri(png: bytes) -> str:
     """Return a PNG as an address that needs no request."""
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
-def _listed(values: Any) -> Any:
+def listed(values: Any) -> Any:
     """Return an array as nested lists for JSON (a scalar as itself), None where it is not finite."""
     array = np.asarray(values)
     if array.dtype.kind != "f":
@@ -109,37 +139,29 @@ def facts(material: Material) -> Section:
         ("Values counted", amount(float(columns["n"].sum()))),
         ("One column", "one batch" if k == 1 else f"{k:,} batches"),
     ]
+    if material.selected is not None:
+        cells.insert(2, ("Epochs shown", material.selected))
+    broken = int(np.count_nonzero(material.nonfinite > 0))
+    if broken:
+        cells.append(("NaN or infinite", f"in {broken:,} layer{'s' if broken > 1 else ''}"))
     context = {"title": material.title, "notes": material.notes, "facts": cells, "lanes": _lanes(material)}
     return Section("top", "", "facts.html.j2", context)
 
 
 def _lanes(material: Material) -> list[dict[str, Any]]:
     """Draw each logged scalar over the training batches: mean of each column."""
-    run, columns = material.run, material.columns
-    if "train" not in run.splits:
-        return []
-    rows = run["train"]
-    edges = columns["first_row"].values
+    rows = material.run["train"].isel(step=material.rows)
+    edges = material.columns["first_row"].values
     lanes = []
     for name in sorted(str(name) for name in rows.data_vars if str(name).startswith(LOG_PREFIX)):
-        values = rows[name].values[: material.n_rows].astype(np.float64)
+        values = rows[name].values.astype(np.float64)
         finite = np.isfinite(values)
         if not finite.any():
             continue
         sums = np.add.reduceat(np.where(finite, values, 0.0), edges)
         with np.errstate(invalid="ignore", divide="ignore"):
             means = sums / np.add.reduceat(finite.astype(np.float64), edges)
-        low, high = float(np.nanmin(means)), float(np.nanmax(means))
-        lanes.append(
-            {
-                "name": name.removeprefix(LOG_PREFIX),
-                "lines": polyline(means.tolist(), low, high, *_LANE),
-                "low": number(low),
-                "high": number(high),
-                "first": number(float(values[finite][0])),
-                "last": number(float(values[finite][-1])),
-            }
-        )
+        lanes.append({"name": name.removeprefix(LOG_PREFIX), **lane(means.tolist(), *_LANE)})
     return lanes
 
 
@@ -147,6 +169,7 @@ def wall(material: Material) -> Section:
     """Every layer as a tile, in the order of the model."""
     axis, columns = material.axis, material.columns
     pictures = wall_chart.tiles(material.wall)
+    nonfinite = material.nonfinite
     tiles = []
     for index, (name, info) in enumerate(material.layers.iterrows()):
         one = columns.isel(layer=index)
@@ -157,11 +180,15 @@ def wall(material: Material) -> Section:
             f"zeros {percent(float(one['total_zero_share']))}, "
             f"out of range {percent(float(one['total_out_of_range']))}"
         )
+        broken = bool(nonfinite[index] > 0)
+        if broken:
+            said += f", NaN or infinite {percent(float(nonfinite[index]))}"
         tiles.append(
             {
                 "name": name,
                 "kind": info["kind"],
                 "never": bool(info["never_called"]),
+                "broken": broken,
                 "src": data_uri(pictures[str(name)]),
                 "alt": f"Layer {index}, {name}, {info['kind']}: {said}",
             }
@@ -174,10 +201,14 @@ def wall(material: Material) -> Section:
         "kinds": list(kinds.index) if len(kinds) > 1 else [],
         "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if inside else None,
         "width": 112 if len(tiles) > _FEW else 176,
-        "batches": amount(material.n_rows),
+        "batches": spans(material.steps.tolist(), material.stride),
+        "epochs": material.selected,
         "range": (number(axis.h_min), number(axis.h_max)),
         "gradient": ", ".join(translucent_palette(**ends, size=18)),
-        "scale": [percent(ends[name]) for name in ("low", "high")],
+        "scale": {
+            name: f"{np.format_float_positional(100 * share, 2, fractional=False, trim='-')}%"
+            for name, share in ends.items()
+        },
     }
     return Section("layers", "Layers", "wall.html.j2", context)
 
@@ -186,10 +217,11 @@ def detail(material: Material) -> Section:
     """One layer at a time: the colorful dimension and all that belongs to it."""
     columns, axis, run = material.columns, material.axis, material.run
     names = list(material.layers.index)
+    steps, nonfinite = material.steps, material.nonfinite
     payloads, layers = [], []
     for index, (name, info) in enumerate(material.layers.iterrows()):
         one = columns.isel(layer=index)
-        payload = pack_layer(one)
+        payload = pack_layer(one, steps)
         payloads.append(payload.blob)
         layers.append(
             {
@@ -199,8 +231,9 @@ def detail(material: Material) -> Section:
                 "perBatch": float(one["n_per_batch"].median()),
                 "low": payload.low,
                 "high": payload.high,
-                "outside": _listed(one["total_out_of_range"]),
-                "bound": _listed(one["bound_share"]),
+                "outside": listed(one["total_out_of_range"]),
+                "bound": listed(one["bound_share"]),
+                "nonfinite": listed(nonfinite[index]),
                 "never": bool(info["never_called"]),
             }
         )
@@ -211,12 +244,12 @@ def detail(material: Material) -> Section:
         "epochDepth": EPOCH_DEPTH,
         "rows": material.n_rows,
         "k": int(columns.attrs["batches_per_column"]),
-        "firstRow": _listed(columns["first_row"]),
-        "nRows": _listed(columns["n_rows"]),
-        "step": _listed(columns["step"]),
-        "every": int(columns.attrs["step_stride"]),
-        "epochs": _listed(columns["epoch"]),
-        "epochRow": _listed(columns["epoch_first_row"]),
+        "firstRow": listed(columns["first_row"]),
+        "nRows": listed(columns["n_rows"]),
+        "steps": _step_runs(steps, material.stride),
+        "every": material.stride,
+        "epochs": listed(columns["epoch"]),
+        "epochRow": listed(columns["epoch_first_row"]),
         "hMin": axis.h_min,
         "hMax": axis.h_max,
         "bins": axis.n_bins,
@@ -232,85 +265,10 @@ def detail(material: Material) -> Section:
     return Section("detail", "Detail", "detail.html.j2", context, data, tuple(payloads), frames)
 
 
-def peaks(material: Material) -> Section | None:
-    """Show the Twin Peaks of the head over the epochs, if there is a head."""
-    data = material.peaks
-    if data is None:
-        return None
-    labels = [int(epoch) for epoch in data["epoch"].values]
-    # One scale for the later epochs; the first ones are often far taller, and the page says so.
-    later = data.isel(epoch=slice(len(labels) // 2, None))
-    splits = [str(split) for split in data["split"].values]
-    reference = "valid" if "valid" in splits else splits[0]
-    curves = np.stack([data[name].values for name in ("curves", "yes", "no")])
-    width = float(data["bin"].values[1] - data["bin"].values[0]) if data.sizes["bin"] > 1 else 1.0
-    edges = (float(data["bin"].values[0]) - width / 2, float(data["bin"].values[-1]) + width / 2)
-    trends = [
-        _trend(
-            title, note, data[name].sel(split=reference) if "split" in data[name].dims else data[name], form
-        )
-        for title, note, name, form in (
-            ("Distance of the peaks", "YES minus NO", "peak_distance", number),
-            ("Separation d\N{PRIME}", "in standard deviations", "separation", number),
-            ("Train and validation differ by", "", "train_valid_distance", percent),
-        )
-    ]
-    shown = {
-        "epochs": labels,
-        "splits": splits,
-        "reference": reference,
-        "bins": _listed(data["bin"]),
-        "top": float(np.nanmax(later["curves"].values)) * 1.12,
-        "yes": _listed(data["yes_position"].transpose("epoch", "split")),
-        "no": _listed(data["no_position"].transpose("epoch", "split")),
-        "separation": _listed(data["separation"].transpose("epoch", "split")),
-        "overlap": _listed(data["overlap"].transpose("epoch", "split")),
-        "distance": _listed(data["train_valid_distance"]),
-        "outside": _listed((data["underflow"] + data["overflow"]).transpose("epoch", "split")),
-        "labels": bool(np.isfinite(data["yes"].values).any()),
-    }
-    context = {
-        "layer": str(data.attrs["layer"]),
-        "raw": data.attrs.get("source") == "raw",
-        "splits": splits,
-        "labels": shown["labels"],
-        "truth": material.twin_peaks.show_truth,
-        "last": len(labels) - 1,
-        "trends": [trend for trend in trends if trend is not None],
-    }
-    frame = twin_figure(*edges, shown["top"])
-    return Section(
-        "peaks", "Twin Peaks", "peaks.html.j2", context, shown, (pack_floats(curves),), {"twin": frame}
-    )
-
-
-def _trend(title: str, note: str, values: xr.DataArray, form: Any) -> dict[str, Any] | None:
-    """Draw one number over the epochs, from zero up; None where it is never known."""
-    series = values.values.astype(np.float64)
-    if not np.isfinite(series).any():
-        return None
-    low, high = min(float(np.nanmin(series)), 0.0), max(float(np.nanmax(series)), 0.0)
-    labels = values["epoch"].values
-    return {
-        "title": title,
-        "note": note,
-        "lines": polyline(series.tolist(), low, high, *_TREND),
-        "marks": [points.split(",") if points else None for points in _marks(series, low, high)],
-        "said": [form(float(value)) for value in series],
-        "low": "0" if abs(low) < 0.02 * high else form(low),
-        "high": form(float(f"{high:.3g}")),
-        "first": "untrained" if labels[0] == -1 else f"epoch {labels[0]}",
-        "last": f"{labels[-1]}",
-    }
-
-
-def _marks(series: np.ndarray[Any, Any], low: float, high: float) -> list[str]:
-    """Return the point of each epoch in the drawing, empty where there is none."""
-    step, scale = _TREND[0] / max(series.size - 1, 1), _TREND[1] / ((high - low) or 1.0)
-    return [
-        f"{index * step:.1f},{_TREND[1] - (value - low) * scale:.1f}" if np.isfinite(value) else ""
-        for index, value in enumerate(series)
-    ]
+def _step_runs(steps: NDArray[np.int64], stride: int) -> list[list[int]]:
+    """Return [row, step] of each row that does not follow the one before it by the usual stride."""
+    starts = np.flatnonzero(np.diff(steps, prepend=steps[0] - stride - 1) != stride)
+    return [[int(start), int(steps[start])] for start in starts]
 
 
 def reading(material: Material) -> Section:
@@ -337,12 +295,16 @@ def _example() -> bytes:
 def numbers(material: Material) -> Section:
     """Say in numbers what the pictures show, one row per layer."""
     columns = material.columns
+    nonfinite = material.nonfinite
+    broken = bool((nonfinite > 0).any())
     rows = []
     for index, (name, info) in enumerate(material.layers.iterrows()):
         one = columns.isel(layer=index)
         values = [
             float(one[f"total_{key}"]) for key in ("mean", "std", "min", "max", "zero_share", "out_of_range")
         ]
+        if broken:
+            values.append(float(nonfinite[index]))
         rows.append(
             {
                 "name": name,
@@ -350,12 +312,15 @@ def numbers(material: Material) -> Section:
                 "shape": shape(info["shape"]),
                 "cells": [
                     {"value": repr(value) if np.isfinite(value) else "", "text": form(value)}
-                    for value, form in zip(values, (number,) * 4 + (percent,) * 2, strict=True)
+                    for value, form in zip(
+                        values, (number,) * 4 + (percent,) * (len(values) - 4), strict=True
+                    )
                 ],
                 "n": int(one["n"]),
             }
         )
-    return Section("numbers", "Numbers", "numbers.html.j2", {"rows": rows})
+    context = {"rows": rows, "epochs": material.selected, "broken": broken}
+    return Section("numbers", "Numbers", "numbers.html.j2", context)
 
 
 def provenance(material: Material, command: str, recipe: str, versions: Mapping[str, str]) -> Section:

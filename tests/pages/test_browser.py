@@ -1,5 +1,6 @@
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -175,6 +176,51 @@ def test_hovering_says_batch_value_and_count(open_page, small_page):
     ]
     page.mouse.move(2, 2)
     page.wait_for_selector("#tooltip", state="hidden")
+
+
+def test_a_selection_of_epochs_is_named_by_its_batches(open_page, small_run, tmp_path):
+    page = open_page(report(small_run, tmp_path / "some.html", epochs=[0, 2], h_min=-4, h_max=4, n_bins=20))
+    assert page.text_content("#resolution").endswith("batches 0 \N{EN DASH} 8, 18 \N{EN DASH} 26")
+    code = "[...Bokeh.documents[0].get_model_by_name('detail').below[0].major_label_overrides]"
+    ticks = dict(page.evaluate(code))
+    assert ticks == {row: str(row if row < 9 else row + 9) for row in ticks}
+    assert "20" in ticks.values()
+    assert page.text_content("#readout").startswith("batch 26 (epoch 2)")
+
+
+def test_counts_are_exact_only_where_they_can_be(open_page, small_page, small_run):
+    page = open_page(small_page)
+    page.locator("#figure-detail").scroll_into_view_if_needed()
+
+    def said(layer):
+        page.select_option("#layer-select", str(small_run.names.index(layer)))
+        page.wait_for_timeout(100)
+        box = page.locator("#figure-detail").bounding_box()
+        texts = set()
+        for height in np.linspace(0.12, 0.75, 40):
+            page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * height)
+            if page.is_visible("#tooltip"):
+                texts.add(page.text_content("#tooltip").split("\ncount ")[-1])
+        return texts - {"none"}
+
+    assert all(re.fullmatch(r"\d+", text) for text in said("fc")), "the values of the head are kept"
+    cut = said("input")
+    assert cut
+    assert all(text.startswith("≈ ") for text in cut)
+
+
+def test_keys_work_after_a_control_was_used(open_page, small_page, small_run):
+    page = open_page(small_page)
+    page.focus("#peaks-epoch")
+    page.keyboard.press("]")
+    assert page.text_content("#detail-title").startswith(small_run.names[0])
+    page.focus("#layer-select")
+    page.keyboard.press("]")
+    assert page.text_content("#detail-title").startswith(small_run.names[1])
+    page.fill("#wall-filter", "")
+    page.keyboard.press("]")
+    assert page.input_value("#wall-filter") == "]"
+    assert page.text_content("#detail-title").startswith(small_run.names[1])
 
 
 def test_the_wall_filters_by_name_and_kind(open_page, small_page):

@@ -47,14 +47,36 @@ def test_the_table_says_what_the_store_holds(drawn, small_run):
         n = int(one.n.sum())
         assert int(values[-1]) == n
         if n == 0:
-            assert values[1:-1] == [""] * 6
+            assert values[1:-1] == [""] * 7
             continue
         zeros = int(one.counts.isel(bucket=small_run.axis.zero).sum()) / n
         assert float(values[3]) == one["min"].min()
         assert float(values[4]) == one["max"].max()
         assert float(values[5]) == pytest.approx(zeros, rel=1e-12)
+        assert float(values[7]) * n == pytest.approx(3 * train.sizes["step"] if name == "wild" else 0)
         if name == "fc":
             assert float(values[1]) == pytest.approx(float(one["mean"].mean()), rel=1e-9)
+
+
+def test_nan_and_infinity_are_marked_wherever_the_layer_is(drawn, small_run, tmp_path):
+    html = drawn.read_text(encoding="utf-8")
+    tiles = re.findall(r'data-name="([^"]+)" title.*?</a>', html, re.DOTALL)
+    texts = re.findall(r'<a class="tile.*?</a>', html, re.DOTALL)
+    marked = [name for name, tile in zip(tiles, texts, strict=True) if 'class="broken"' in tile]
+    assert marked == [name for name, tile in zip(tiles, texts, strict=True) if "NaN or infinite 0.7" in tile]
+    assert marked == ["wild"]
+    assert "<dd>in 1 layer</dd>" in html
+    clean = report(small_run, tmp_path / "clean.html", layers="!wild", h_min=-4, h_max=4).read_text("utf-8")
+    assert "NaN/inf" not in clean.split("<main>")[1].split("<script")[0]
+
+
+def test_a_selection_of_epochs_keeps_its_batch_numbers(small_run, tmp_path):
+    html = report(small_run, tmp_path / "some.html", epochs=[0, 2], h_min=-4, h_max=4).read_text("utf-8")
+    assert "batches 0 to 8, 18 to 26 (epochs 0, 2) from left to right" in html
+    assert "<small>train split, epochs 0, 2</small>" in html
+    assert '"steps":[[0,0],[9,18]],"every":1' in html
+    first, last = re.search(r"<b>loss</b> (\S+) \N{RIGHTWARDS ARROW} (\S+)</figcaption>", html).groups()
+    assert (float(first), float(last)) == pytest.approx((1, np.exp(-2.6)), rel=1e-3)
 
 
 def test_two_paths_give_the_same_bytes(drawn, small_run, tmp_path):
@@ -78,6 +100,7 @@ def test_the_command_is_printed_without_the_output(drawn, small_run):
     html = drawn.read_text(encoding="utf-8")
     assert f"actlab report {small_run.path} --h-min -4.0 --h-max 4.0 --n-bins 200</code>" in html
     assert drawn.name not in html
+    assert "<small>train split, whole run</small>" in html
 
 
 def test_layers_and_epochs_choose(small_run, tmp_path):

@@ -65,18 +65,22 @@ def layer(n_columns=5, n_bins=7, n_epochs=2, k=3):
             "counts": (("column", "bin"), counts.astype(np.float32)),
             **cell,
             "step": ("column", step),
+            "first_row": ("column", k * np.arange(n_columns)),
             "n_rows": ("column", np.full(n_columns, k)),
             "oddest_step": ("column", step + 10 * np.array([0, 1, 2, 0, 1])),
             "epoch_counts": (("epoch", "bin"), random.uniform(0, 9, (n_epochs, n_bins))),
             "quarter_counts": (("epoch", "bin"), np.zeros((n_epochs, n_bins))),
         },
-        attrs={"batches_per_column": k, "step_stride": 10},
+        attrs={"batches_per_column": k},
     )
+
+
+STEPS = 10 * np.arange(15)
 
 
 def test_a_layer_comes_back_from_its_payload():
     data = layer()
-    payload = pack_layer(data)
+    payload = pack_layer(data, STEPS)
     counts, series, epochs = unpack_layer(payload, 7, 5, 2)
     truth = data["counts"].values.T
     assert np.array_equal(counts == 0, truth == 0)
@@ -87,9 +91,17 @@ def test_a_layer_comes_back_from_its_payload():
     assert not epochs[1].any()
 
 
+def test_the_oddest_batch_keeps_its_row_where_steps_are_missing():
+    data = layer()
+    data["oddest_step"] = data["step"] + np.array([10, 20, 0, 500, 1000])
+    steps = STEPS + np.where(np.arange(15) > 9, 490, 0) + np.where(np.arange(15) > 12, 500, 0)
+    _, series, _ = unpack_layer(pack_layer(data, steps), 7, 5, 2)
+    assert (3 * np.arange(5) + series[-1]).astype(int).tolist() == [1, 5, 6, 10, 13]
+
+
 def test_a_payload_is_one_raw_deflate_stream_of_the_stated_length():
     data = layer()
-    raw = zlib.decompress(base64.b64decode(pack_layer(data).blob), -zlib.MAX_WBITS)
+    raw = zlib.decompress(base64.b64decode(pack_layer(data, STEPS).blob), -zlib.MAX_WBITS)
     assert len(raw) == 7 * 5 + 4 * len(SERIES) * 5 + 2 * 2 * 2 * 7
 
 
@@ -97,7 +109,7 @@ def test_a_layer_without_values_is_packed_too():
     data = layer()
     data["counts"][:] = 0
     data["mean"][:] = np.nan
-    counts, series, _ = unpack_layer(pack_layer(data), 7, 5, 2)
+    counts, series, _ = unpack_layer(pack_layer(data, STEPS), 7, 5, 2)
     assert not counts.any()
     assert np.isnan(series[0]).all()
 

@@ -27,11 +27,22 @@ const tick = (count, batches) => {
   return every <= batches ? `1 in ${whole.format(every)}` : String(count);
 };
 
-const countOf = (count, batches) => {
+// The only whole count that could have this code on the log scale; null if there are more.
+const onlyWhole = (count, { low, high }) => {
+  const half = (high / low) ** (0.5 / 254) * (1 + 1e-9);
+  const least = Math.ceil(count / half);
+  return least === Math.floor(count * half) ? least : null;
+};
+
+// A count in words, with a sign where it is known only up to a step of the log scale.
+const countOf = (count, batches, info) => {
   if (!(count > 0)) return "none";
-  if (count >= 100) return whole.format(count);
-  if (count >= 1) return count.toPrecision(2);
-  return batches > 1 && 1 / count <= batches * 1.5 ? `1 in ${Math.max(2, Math.round(1 / count))} batches` : "less than one";
+  const exact = batches === 1 && info.bound === 0 ? onlyWhole(count, info) : null;
+  if (exact !== null) return whole.format(exact);
+  if (count >= 10) return `≈ ${whole.format(Number(count.toPrecision(2)))}`;
+  if (batches === 1 && count < 1) return `≈ ${count.toPrecision(1)}: a count split between bins`;
+  if (count < 1 && 1 / count <= batches * 1.5) return `≈ 1 in ${Math.max(2, Math.round(1 / count))} batches`;
+  return count < 1 ? "less than one" : `≈ ${count.toPrecision(2)}`;
 };
 
 // Base64 of a raw deflate stream, kept in a script element, to bytes.

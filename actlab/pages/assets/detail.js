@@ -29,12 +29,15 @@ const drawImage = () => {
   };
   detail.window = { first, last, m };
   const batches = m * view.k;
-  const every = view.every > 1 ? ` (every ${view.every}th was recorded)` : "";
+  const every = view.every > 1 ? ` (of every ${whole.format(view.every)} batches one was recorded)` : "";
   $("resolution").textContent = `one column = ${batches === 1 ? "one batch" : `mean of ${whole.format(batches)} batches`}${every} · ` +
-    `batches ${whole.format(view.step[first])} – ${whole.format(stepOf(end - 1))}`;
+    batchesOf(start, end);
+  const axis = model("detail").below[0];
+  const ticks = stepTicks(start, end);
+  axis.ticker.ticks = ticks;
+  axis.major_label_overrides = new Map(ticks.map((row) => [row, whole.format(stepOf(row))]));
 };
 
-const stepOf = (row) => view.step[columnOf(row)] + (row - view.firstRow[columnOf(row)]) * view.every;
 const epochIndex = (row) => view.epochRow.findLastIndex((start) => start <= row);
 
 const drawLines = () => {
@@ -94,7 +97,9 @@ const drawFacts = () => {
     `${whole.format(info.perBatch)} values a batch`,
     `${view.bins} bins in [${number(view.hMin)}, ${number(view.hMax)}]`,
     `out of range ${percent(info.outside)}`,
-    info.bound > 0.05 && `bins finer than recorded: at most ${percent(info.bound)} of the counts lie one bin off`,
+    info.nonfinite > 0 && `NaN or infinite ${percent(info.nonfinite)}`,
+    info.bound > 0.05 && `bin edges cut recorded buckets: at most ${percent(info.bound)} of the counts may lie one bin off`,
+    info.low < 1 && `pale: ${view.k === 1 ? "a count split between bins" : "less than one per batch"}`,
   ];
   $("layer-facts").textContent = parts.filter(Boolean).join(" · ");
   $("layer-select").value = String(detail.index);
@@ -129,7 +134,7 @@ const hover = (event) => {
   const box = $("figure-detail").getBoundingClientRect();
   const tip = $("tooltip");
   const batches = m * view.k;
-  tip.textContent = `batch ${whole.format(stepOf(row))}\nvalue ${number(event.y)}\n${batches > 1 ? "mean count" : "count"} ${countOf(out[bin], batches)}`;
+  tip.textContent = `batch ${whole.format(stepOf(row))}\nvalue ${number(event.y)}\n${batches > 1 ? "mean count" : "count"} ${countOf(out[bin], batches, view.layers[detail.index])}`;
   tip.hidden = false;
   const right = box.left + event.sx + 16;
   tip.style.left = `${right + tip.offsetWidth > window.innerWidth - 8 ? right - tip.offsetWidth - 32 : right}px`;

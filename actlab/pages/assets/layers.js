@@ -32,6 +32,46 @@ const loadLayer = async (index) => {
 
 // The column that holds a row.
 const columnOf = (row) => Math.min(columnCount - 1, Math.max(0, Math.floor(row / view.k)));
+
+// Steps are even but for where `steps` says [row, step]: epochs left out, or batches not recorded.
+const runOf = (row) => view.steps.findLastIndex(([start]) => start <= row);
+const stepOf = (row) => {
+  const [start, step] = view.steps[Math.max(0, runOf(row))];
+  return step + (row - start) * view.every;
+};
+
+// The batches of rows [start, end) as ranges: "0 – 55, 70 – 83".
+const batchesOf = (start, end) => {
+  const parts = [];
+  for (let run = runOf(start); run < view.steps.length && view.steps[run][0] < end; run += 1) {
+    const from = Math.max(start, view.steps[run][0]);
+    const to = Math.min(end, view.steps[run + 1]?.[0] ?? view.rows) - 1;
+    parts.push(from === to ? whole.format(stepOf(from)) : `${whole.format(stepOf(from))} – ${whole.format(stepOf(to))}`);
+  }
+  const few = parts.length <= 3;
+  const said = few ? parts.join(", ") : `${whole.format(stepOf(start))} – ${whole.format(stepOf(end - 1))} in ${parts.length} parts`;
+  return `${end - start === 1 ? "batch" : "batches"} ${said}`;
+};
+
+// Rows whose steps are round numbers, some six of them between two rows.
+const stepTicks = (start, end) => {
+  const coarse = Math.max(view.every, ((end - start) * view.every) / 6);
+  const power = 10 ** Math.floor(Math.log10(coarse));
+  const apart = Math.max(1, power * ([1, 2, 5].find((times) => times * power >= coarse) ?? 10));
+  const rows = [];
+  for (let run = Math.max(0, runOf(start)); run < view.steps.length && view.steps[run][0] < end; run += 1) {
+    const [first, step] = view.steps[run];
+    const from = Math.max(first, start);
+    const to = Math.min(end, view.steps[run + 1]?.[0] ?? view.rows);
+    for (let round = Math.ceil(stepOf(from) / apart) * apart; ; round += apart) {
+      const row = first + Math.ceil((round - step) / view.every);
+      if (row >= to) break;
+      if (rows.length === 0 || row - rows.at(-1) >= (0.5 * apart) / view.every) rows.push(row);
+    }
+  }
+  return rows.length > 1 ? rows : [start, end - 1];
+};
+
 const endRow = (column) => view.firstRow[column] + view.nRows[column];
 
 // Mean counts of columns [first, last) merged by m, every batch with the same weight; NaN where empty.

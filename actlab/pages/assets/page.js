@@ -73,6 +73,10 @@ const paintFigures = () => {
     for (const part of frame.center) if (part.grid_line_color !== undefined) part.grid_line_color = grid;
   }
   model("color_bar").major_label_text_color = soft;
+  model("color_title").text_color = soft;
+  model("epochs").glyph.line_color = themed("epoch");
+  model("epochs_case").glyph.line_color = themed("epoch-case");
+  for (const color of ["fill_color", "line_color"]) model("strip_range_1").glyph[color] = themed("train");
   model("cursor").line_color = ink;
   model("chosen_epoch").line_color = accent;
   model("column_histogram").glyph.fill_color = accent;
@@ -80,12 +84,15 @@ const paintFigures = () => {
   model("epoch_average").glyph.line_color = ink;
   model("strip_hidden_0").glyph.setv({ fill_color: soft, line_color: soft });
   if (twin !== null) {
+    twin.colors.train = themed("train");
+    model("train").glyph.line_color = twin.colors.train;
     for (const name of ["yes", "no"]) {
       model(name).line_color = soft;
       model(`${name}_label`).text_color = ink;
     }
   }
   if (detail.layer !== null) drawScale();
+  if (twin !== null && peaks.curves !== null) drawPeaks(peaks.index);
 };
 
 const switchTheme = () => {
@@ -109,9 +116,16 @@ const KEYS = {
   "?": () => ($("help").open ? $("help").close() : $("help").showModal()),
 };
 
+// A text field takes all keys, a slider the arrows, and a list the arrows and letters to find an entry by.
+const takes = (target, key) => {
+  if (target.closest("textarea, input:not([type=checkbox], [type=range])")) return true;
+  if (target.closest("input[type=range]")) return key.startsWith("Arrow");
+  return target.closest("select") !== null && (key.startsWith("Arrow") || /^[\p{L}\p{N}]$/u.test(key));
+};
+
 const startKeys = () => {
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input:not([type=checkbox]), select, textarea")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || takes(event.target, event.key)) return;
     const act = KEYS[event.key];
     if (act === undefined || ($("help").open && event.key !== "?")) return;
     event.preventDefault();

@@ -2,6 +2,8 @@
 
 const twin = page.peaks ?? null;
 const peaks = { index: 0, curves: null, timer: null };
+const short = (value) => number(Number(value.toPrecision(3)));
+const isShown = (split) => document.querySelector(`[data-split="${split}"]`).checked;
 
 const curveOf = (part, epoch, split) => {
   const { epochs, splits, bins } = twin;
@@ -9,64 +11,96 @@ const curveOf = (part, epoch, split) => {
   return peaks.curves.subarray(from, from + bins.length);
 };
 
+// The split that marks, areas and numbers of an epoch belong to.
+const describedSplit = (index) => {
+  const recorded = (split) => curveOf(0, index, split).some(Number.isFinite);
+  const reference = twin.splits.indexOf(twin.reference);
+  return recorded(reference) ? reference : Math.max(0, twin.splits.findIndex((_, split) => recorded(split)));
+};
+
 // The lower mark is labelled to its left and the other to its right, so that they never meet.
-const drawMark = (name, at, other) => {
-  const mark = model(name);
-  const label = model(`${name}_label`);
-  const known = Number.isFinite(at) && at !== null;
-  mark.visible = label.visible = known;
-  if (!known) return;
-  mark.location = at;
+const placeOf = (name, at, other) => {
   const { start, end } = model("twin").x_range;
+  const text = `${twin.labels ? `mean ${name.toUpperCase()}` : `${name.toUpperCase()} peak`} ${short(at)}`;
   const share = (at - start) / (end - start);
-  const left = share > 0.85 || (share > 0.15 && (at < other || (at === other && name === "no")));
-  label.setv({ x: at, text: `${name.toUpperCase()} ${number(Number(at.toPrecision(3)))}`, x_offset: left ? -5 : 5, text_align: left ? "right" : "left" });
+  const outer = at < other || (at === other && name === "no");
+  const fits = (model("twin").inner_width || 600) * (outer ? share : 1 - share) > 7.5 * text.length + 8;
+  return { at, text, left: outer === fits, fits };
+};
+
+const drawMarks = () => {
+  const split = describedSplit(peaks.index);
+  const [yes, no] = [twin.yes, twin.no].map((positions) => positions[peaks.index][split]);
+  const known = yes !== null && no !== null && isShown(twin.splits[split]);
+  for (const name of ["yes", "no"]) model(name).visible = model(`${name}_label`).visible = known;
+  if (!known) return;
+  const places = { yes: placeOf("yes", yes, no), no: placeOf("no", no, yes) };
+  const oneLine = places.yes.fits && places.no.fits; // in a narrow frame they stand one below the other
+  for (const [name, { at, text, left }] of Object.entries(places)) {
+    model(name).location = at;
+    model(`${name}_label`).setv({
+      x: at,
+      y: (model("twin").inner_height || 300) - (oneLine || name === "no" ? 18 : 36),
+      text,
+      x_offset: left ? -5 : 5,
+      text_align: left ? "right" : "left",
+    });
+  }
+};
+
+// What is YES and what is NO, of one split only: of all, they would hide each other.
+const drawTruth = (index, split) => {
+  const shown = isShown(twin.splits[split]) && ($("peaks-labels")?.checked ?? false);
+  ["yes", "no"].forEach((part, p) => {
+    const y = curveOf(p + 1, index, split);
+    setData(`truth_${part}`, { x: twin.bins, y });
+    for (const name of [`truth_${part}`, `truth_${part}_area`]) {
+      const { glyph } = model(name);
+      glyph[name.endsWith("area") ? "fill_color" : "line_color"] = twin.colors[twin.splits[split]];
+      model(name).visible = shown && y.some(Number.isFinite);
+    }
+  });
 };
 
 const drawPeaks = (index) => {
   peaks.index = index;
   const { epochs, splits } = twin;
-  const withLabels = $("peaks-labels")?.checked ?? false;
-  let top = twin.top;
+  let most = 0;
   splits.forEach((split, s) => {
-    const shown = document.querySelector(`[data-split="${split}"]`).checked;
     const y = curveOf(0, index, s);
     const present = y.some(Number.isFinite);
     setData(split, { x: twin.bins, y });
-    model(split).visible = shown && present;
-    ["yes", "no"].forEach((part, p) => {
-      const values = curveOf(p + 1, index, s);
-      const known = shown && withLabels && values.some(Number.isFinite);
-      setData(`${split}_${part}`, { x: twin.bins, y: values });
-      for (const end of ["", "_area"]) model(`${split}_${part}${end}`).visible = known;
-    });
-    if (present) top = Math.max(top, 1.12 * y.reduce((most, value) => (value > most ? value : most), 0));
+    model(split).visible = isShown(split) && present;
+    if (present) most = y.reduce((high, value) => (value > high ? value : high), most);
   });
-  model("shares").end = top;
-  const at = splits.indexOf(twin.reference);
-  const known = twin.yes[index][at] === null ? splits.findIndex((_, s) => twin.yes[index][s] !== null) : at;
-  const [yes, no] = known < 0 ? [NaN, NaN] : [twin.yes[index][known], twin.no[index][known]];
-  drawMark("yes", yes, no);
-  drawMark("no", no, yes);
+  const taller = 1.12 * most > 1.01 * twin.top; // the packed shares are rounded
+  model("shares").end = taller ? 1.12 * most : twin.top;
+  const described = describedSplit(index);
+  drawTruth(index, described);
+  drawMarks();
   $("peaks-epoch").value = String(index);
   $("peaks-shown").textContent = epochs[index] < 0 ? "untrained" : String(epochs[index]);
-  $("peaks-said").textContent = sayPeaks(index, known, top > twin.top);
+  $("peaks-said").textContent = sayPeaks(index, described, taller);
   for (const dot of all(".dot")) dot.classList.toggle("chosen", Number(dot.dataset.epoch) === index);
   markEpoch(epochs[index]);
 };
 
-const sayPeaks = (index, split, rescaled) => {
-  const parts = [];
-  if (split >= 0) {
-    const { yes, no, separation, overlap, outside } = twin;
-    parts.push(`peaks ${number(Number((yes[index][split] - no[index][split]).toPrecision(3)))} apart`);
-    if (separation[index][split] !== null) parts.push(`d′ ${number(Number(separation[index][split].toPrecision(3)))}`);
-    if (overlap[index][split] !== null) parts.push(`YES and NO overlap by ${percent(overlap[index][split])}`);
-    if (outside[index][split] > 0.001) parts.push(`out of range ${percent(outside[index][split])}`);
-  } else parts.push("one peak only");
+const sayDistance = (index, split) => {
+  const [yes, no] = [twin.yes[index][split], twin.no[index][split]];
+  if (yes !== null && no !== null) return `${twin.labels ? "means" : "peaks"} ${short(yes - no)} apart`;
+  if (twin.labels) return "YES and NO are not both known";
+  return twin.yes.flat().some((at) => at !== null) ? "one peak only" : "no labels: YES and NO are not known";
+};
+
+const sayPeaks = (index, split, taller) => {
+  const [separation, overlap, outside] = [twin.separation, twin.overlap, twin.outside].map((numbers) => numbers[index][split]);
+  const parts = [sayDistance(index, split)];
+  if (separation !== null) parts.push(`d′ ${short(separation)}`);
+  if (overlap !== null) parts.push(`YES and NO overlap by ${percent(overlap)}`);
+  if (outside > 0.001) parts.push(`out of range ${percent(outside)}`);
   if (twin.distance[index] !== null) parts.push(`train and validation differ by ${percent(twin.distance[index])}`);
-  if (rescaled) parts.push("taller: own scale");
-  return parts.join(" · ");
+  if (taller) parts.push("y axis taller than for later epochs");
+  return `${twin.names[twin.splits[split]]}: ${parts.join(" · ")}`;
 };
 
 const playPeaks = (on) => {
@@ -81,11 +115,7 @@ const playPeaks = (on) => {
 
 const startPeaks = async () => {
   peaks.curves = together(await inflate("peaks-0"), Float32Array);
-  for (const name of ["yes_label", "no_label"]) {
-    const place = () => { model(name).y = (model("twin").inner_height || 300) - 18; };
-    model("twin").properties.inner_height.change.connect(place);
-    place();
-  }
+  for (const size of ["inner_width", "inner_height"]) model("twin").properties[size].change.connect(drawMarks);
   $("peaks-epoch").addEventListener("input", (event) => { playPeaks(false); drawPeaks(Number(event.target.value)); });
   for (const box of all("[data-split], #peaks-labels")) box.addEventListener("change", () => drawPeaks(peaks.index));
   $("peaks-play").addEventListener("click", () => {
@@ -93,5 +123,7 @@ const startPeaks = async () => {
     if (on && peaks.index >= twin.epochs.length - 1) drawPeaks(0);
     playPeaks(on);
   });
+  $("resolution").before($("peaks-key")); // the frame it explains is in the detail chart
+  $("peaks-key").hidden = false;
   drawPeaks(twin.epochs.length - 1);
 };

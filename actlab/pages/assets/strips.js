@@ -36,7 +36,7 @@ const describe = (series, from, to) => {
   const span = (name) => (first === last ? "" : ` [${number(low(`${name}_min`))}, ${number(high(`${name}_max`))}]`);
   const e = epochIndex(first);
   const lines = [
-    `${first === last ? `batch ${whole.format(stepOf(first))}` : `batches ${whole.format(stepOf(first))} – ${whole.format(stepOf(last))}`}${e >= 0 ? ` (epoch ${view.epochs[e]})` : ""}`,
+    `${batchesOf(first, last + 1)}${e >= 0 ? ` (epoch ${view.epochs[e]})` : ""}`,
     `mean ${number(mixed(series.mean, from, to))}${span("mean")}`,
     `std ${number(mixed(series.std, from, to))}${span("std")}`,
     `out of range ${percent(mixed(series.underflow, from, to) + mixed(series.overflow, from, to))}`,
@@ -65,7 +65,7 @@ const bars = (series, sign = 1, wanted = () => true) => {
   return out;
 };
 
-const setStrip = (name, low, high, visible) => {
+const setStrip = (name, low, high, visible, titled = visible) => {
   const frame = model(name);
   frame.y_range.setv({ start: low * 1.08, end: high * 1.08 });
   const ticks = [low, 0, high].filter((value, i) => i === 1 || Math.abs(value) > (high - low) * 0.3);
@@ -73,7 +73,7 @@ const setStrip = (name, low, high, visible) => {
   axis.ticker.ticks = ticks;
   axis.major_label_overrides = new Map(ticks.map((value) => [value, percent(Math.abs(value))]));
   $(`figure-${name}`).hidden = !visible;
-  document.querySelector(`[data-strip="${name}"]`).hidden = !visible;
+  document.querySelector(`[data-strip="${name}"]`).hidden = !titled;
 };
 
 const peak = (values) => values.reduce((most, value) => (value > most ? value : most), 0);
@@ -86,7 +86,7 @@ const drawStrips = () => {
   setData("strip_range_1", bars(underflow, -1));
   const most = Math.max(above, below);
   $("range-note").textContent = most === 0 ? "· none in any batch" : `· at most ${percent(most)}`;
-  setStrip("strip_range", -Math.max(below, above > 0 ? 0 : FLOOR, most < FLOOR ? FLOOR : most * 0.12), Math.max(above, below > 0 ? 0 : FLOOR, most < FLOOR ? FLOOR : most * 0.12), true);
+  setStrip("strip_range", -Math.max(below, above > 0 ? 0 : FLOOR, most < FLOOR ? FLOOR : most * 0.12), Math.max(above, below > 0 ? 0 : FLOOR, most < FLOOR ? FLOOR : most * 0.12), most > 0, true);
   setData("strip_hidden_0", bars(oddest, 1, (share) => share < 0.5));
   setData("strip_hidden_1", bars(oddest, 1, (share) => share >= 0.5));
   setStrip("strip_hidden", 0, 1, view.k > 1);

@@ -1,0 +1,138 @@
+"""The section of the Twin Peaks: the head's values over the epochs, and how YES parts from NO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from actlab.charts.palette import SETS
+from actlab.pages.figures import twin_figure
+from actlab.pages.formats import number, percent, polyline
+from actlab.pages.html import Section
+from actlab.pages.payload import pack_floats
+from actlab.pages.sections import Material, listed
+from actlab.run import Run
+
+__all__ = ["peaks"]
+
+_NAMES: Final = {"train": "train, last quarter", "valid": "validation", "test": "test"}
+_TREND: Final = (240, 84)  # width and height of a trend's drawing
+
+
+def peaks(material: Material) -> Section | None:
+    """Show the Twin Peaks of the head over the epochs, if there is a head."""
+    data = material.peaks
+    if data is None:
+        return None
+    labels = [int(epoch) for epoch in data["epoch"].values]
+    splits = [str(split) for split in data["split"].values]
+    reference = "valid" if "valid" in splits else splits[0]
+    truth = bool(data["yes"].notnull().any())
+    known = _known(material.run, data, reference)
+    # One scale for the later epochs; the first ones are often far taller, and the page says so.
+    later = data["curves"].isel(epoch=slice(len(labels) // 2, None))
+    h_min, h_max, n_bins = (data.attrs[name] for name in ("h_min", "h_max", "n_bins"))
+    shown = {
+        "epochs": labels,
+        "splits": splits,
+        "names": _NAMES,
+        "colors": SETS,
+        "reference": reference,
+        "labels": truth,
+        "bins": listed(data["bin"]),
+        "top": 1.12 * float(later.max()) or 1.0,
+        "yes": _by_epoch(data["yes_position"].where(known)),
+        "no": _by_epoch(data["no_position"].where(known)),
+        "separation": _by_epoch(data["separation"]),
+        "overlap": _by_epoch(data["overlap"]),
+        "distance": listed(data["train_valid_distance"]),
+        "outside": _by_epoch(data["underflow"] + data["overflow"]),
+    }
+    context = {
+        "layer": str(data.attrs["layer"]),
+        "raw": data.attrs["source"] == "raw",
+        "view": f"own range [{number(h_min)}, {number(h_max)}], {n_bins} bins",
+        "names": {split: _NAMES[split] for split in splits},
+        "labels": truth,
+        "truth": material.twin_peaks.show_truth,
+        "last": len(labels) - 1,
+        "trends": _trends(data.assign(peak_distance=data["peak_distance"].where(known)), reference, truth),
+        "size": _TREND,
+    }
+    curves = [data[name].transpose("epoch", "split", "bin").values for name in ("curves", "yes", "no")]
+    frame = twin_figure(h_min, h_max, shown["top"])
+    return Section(
+        "peaks", "Twin Peaks", "peaks.html.j2", context, shown, (pack_floats(*curves),), {"twin": frame}
+    )
+
+
+def _by_epoch(values: xr.DataArray) -> Any:
+    """Return numbers [epoch, split] for JSON."""
+    return listed(values.transpose("epoch", "split"))
+
+
+def _known(run: Run, data: xr.Dataset, reference: str) -> xr.DataArray:
+    """Say where YES and NO are known [epoch, split]: by labels, else by two modes that stay.
+
+    Modes of a single unit are not YES and NO: they are two kinds of samples. Neither are two modes that
+    one epoch of many shows.
+    """
+    truth = data["yes"].notnull().any("bin")
+    if truth.any():
+        return truth
+    apart = data["peak_distance"].notnull()
+    found, recorded = (
+        int(values.sel(split=reference).sum()) for values in (apart, data["curves"].notnull().any("bin"))
+    )
+    return apart & (_units(run, str(data.attrs["layer"])) > 1 and found >= min(recorded, 2))
+
+
+def _units(run: Run, layer: str) -> int:
+    """Return how many units the head has; where nothing says which size counts them, values per sample."""
+    sizes = run.layers["shape"][layer]
+    dim = run.attributes.get("head_unit_dim")
+    return math.prod(sizes[1:]) if dim is None else int(sizes[dim])
+
+
+def _trends(data: xr.Dataset, reference: str, truth: bool) -> list[dict[str, Any]]:
+    """Draw what is known of how far the curves are apart in at least two epochs."""
+    name = _NAMES[reference]
+    one = data.sel(split=reference)
+    trends = (
+        ("Distance of the means" if truth else "Distance of the peaks", name, one["peak_distance"], number),
+        ("Separation d\N{PRIME}", f"in std, {name}", one["separation"], number),
+        ("Train and validation differ by", "", one["train_valid_distance"], percent),
+    )
+    return [_trend(*trend) for trend in trends if trend[2].notnull().sum() > 1]
+
+
+def _trend(title: str, note: str, values: xr.DataArray, form: Callable[[float], str]) -> dict[str, Any]:
+    """Draw one number over the epochs, zero in view."""
+    series = values.values.astype(np.float64)
+    low, high = min(float(np.nanmin(series)), 0.0), max(float(np.nanmax(series)), 0.0)
+    width, height = _TREND
+    step, scale = width / (series.size - 1), height / ((high - low) or 1.0)
+    whens = ["untrained" if label == -1 else f"epoch {label}" for label in values["epoch"].values]
+    return {
+        "title": title,
+        "note": note,
+        "lines": polyline(series.tolist(), low, high, *_TREND),
+        "dots": [
+            {
+                "epoch": index,
+                "x": f"{index * step:.1f}",
+                "y": f"{height - (value - low) * scale:.1f}",
+                "said": f"{whens[index]}: {form(value)}",
+            }
+            for index, value in enumerate(series.tolist())
+            if math.isfinite(value)
+        ],
+        "low": "0" if abs(low) < 0.02 * high else form(float(f"{low:.3g}")),
+        "high": form(float(f"{high:.3g}")),
+        "first": whens[0],
+        "last": str(values["epoch"].values[-1]),
+    }
