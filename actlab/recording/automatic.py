@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
+import weakref
+from collections.abc import Callable
 from os import PathLike
 from typing import Any, NoReturn
 
 from torch import nn
 
 from actlab.errors import ActlabError, SelectionError, nearest
-from actlab.recording.hooks import Hook, in_backward
+from actlab.recording.hooks import in_backward
 from actlab.recording.recorder import Recorder
 from actlab.schema import SPLITS
 
@@ -30,11 +32,8 @@ class AutomaticRecorder(Recorder):
     def __init__(self, model: nn.Module, path: str | PathLike[str], **options: Any) -> None:
         super().__init__(model, path, **options)
         self._model = model
-        # Around the hooks that count: opened before the first of them, completed after the last.
-        self._forwards = (
-            model.register_forward_pre_hook(Hook(self._before), prepend=True),
-            model.register_forward_hook(Hook(self._after)),
-        )
+        # Opened before the first hook that counts, completed after the last.
+        self._session.capture.surround(model, _weak(self._before), _weak(self._after))
         self._epoch = -1
         self._was_training = False
         self._next_labels: object = None
@@ -65,7 +64,7 @@ class AutomaticRecorder(Recorder):
             self._epoch = operator.index(label)
             if self._epochs == "inferred":
                 self._epochs = "given"
-                self._writer.update_attributes(epochs="given")
+                self._session.writer.update_attributes(epochs="given")
 
     def labels(self, labels: object) -> None:
         """Give the labels of the next forward.
@@ -90,12 +89,6 @@ class AutomaticRecorder(Recorder):
                 raise SelectionError(f"unknown split {name!r}; {nearest(str(name), SPLITS)}")
             self._given_split, self._split_mode = name, None
 
-    def close(self) -> None:
-        """Remove all hooks, seal the last row, commit everything; more calls do nothing."""
-        for handle in self._forwards:
-            handle.remove()
-        super().close()
-
     def _before(self, _: object) -> None:
         """Open a batch for this forward, dropping that of a forward that raised."""
         if self._pauses or in_backward():
@@ -105,10 +98,11 @@ class AutomaticRecorder(Recorder):
         labels, self._next_labels = self._next_labels, None
         with self._guard("forward"):
             self._begin(*self._place(), labels)
+        self._session.lost += not self._is_open
 
     def _after(self, _: object, __: object) -> None:
         """Complete the batch of this forward."""
-        batch = self._batch
+        batch = self._session.batch
         if self._is_open and batch is not None and not self._pauses and not in_backward():
             self._epoch, self._was_training = batch.epoch, batch.split == "train"
             self._finish()
@@ -124,8 +118,21 @@ class AutomaticRecorder(Recorder):
         return split, self._epoch + (resumes and self._epochs == "inferred")
 
 
+def _weak(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook's receiver that does not keep the object of a method alive."""
+    reference = weakref.WeakMethod(method)
+
+    def receive(*seen: object) -> None:
+        if (alive := reference()) is not None:
+            alive(*seen)
+
+    return receive
+
+
 def record(model: nn.Module, path: str | PathLike[str], **options: Any) -> AutomaticRecorder:
     """Record a training in two lines: one row per forward of the model.
+
+    Keep what is returned: the recording ends with it.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -54,8 +54,16 @@ class Capture:
                 (self._hooks if is_chosen else self._search).append(handle)
         self._hooks.append(model.register_forward_hook(Hook(self._on_end)))
 
+    def surround(
+        self, model: nn.Module, before: Callable[[object], None], after: Callable[[object, object], None]
+    ) -> None:
+        """Put two more hooks on the model: one before all that count, one after them."""
+        self._hooks.append(model.register_forward_pre_hook(Hook(before), prepend=True))
+        self._hooks.append(model.register_forward_hook(Hook(after)))
+
     def detach(self) -> None:
-        """Remove every hook."""
+        """Count nothing more, and remove every hook."""
+        self.is_on = False
         for handle in (*self._hooks, *self._search):
             handle.remove()
 
@@ -79,7 +87,7 @@ class Capture:
         """Count the model's first floating-point argument."""
         source = self._selection.sites[0]
         if source.module is None and self.is_on and not in_backward():
-            with self._guard(f"layer {source.name!r}"):
+            with self._lock, self._guard(f"layer {source.name!r}"):
                 floats = (tensor for _, tensor in members((args, kwargs)) if is_countable(tensor))
                 if (first := next(floats, None)) is not None:
                     self._tallies.add(source, "", first)
@@ -103,6 +111,7 @@ class Capture:
 
     def _on_end(self, _: object, output: object) -> None:
         """Find the head by what the model returned."""
-        if self.is_on and self._head.name is None and not in_backward():
-            with self._guard("search for the head"):
-                self._head.find(output)
+        if self.is_on and not in_backward():
+            with self._lock, self._guard("search for the head"):
+                if self._head.name is None:
+                    self._head.find(output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +11,16 @@ from typing import Literal
 
 __all__ = ["Guard"]
 
+_MAX_FAILURES = 16  # of different kinds that are told
+
+# Packages and modules whose frames lie between the user's line and the warning.
+_BETWEEN = ("actlab", "contextlib", "torch", "weakref")
+
+_log = logging.getLogger(__name__)
+
 
 class Guard:
-    """Keep failures out of the training loop: warn of the first one, or raise if that is asked for.
+    """Keep failures out of the training loop: warn of each kind once, or raise if that is asked for.
 
     Parameters
     ----------
@@ -22,21 +31,48 @@ class Guard:
     def __init__(self, on_error: Literal["warn", "raise"]) -> None:
         self._on_error = on_error
         self._told: set[str] = set()
+        self._failures: set[tuple[str, type[Exception]]] = set()
 
     @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        """Run a block that may fail; `what` says in the warning what could not be done."""
+    def __call__(self, what: str, cost: str = "training goes on without it") -> Iterator[None]:
+        """Run a block that may fail; the warning says `what` could not be done, and at what `cost`."""
         try:
             yield
         except Exception as error:
             if self._on_error == "raise":
                 raise
-            self.warn(
-                "failure", f"{what} failed, training goes on without it: {type(error).__name__}: {error}"
-            )
+            self._tell(what, cost, error)
 
     def warn(self, topic: str, message: str) -> None:
-        """Warn once per topic."""
-        if topic not in self._told:
-            self._told.add(topic)
-            warnings.warn(f"actlab: {message}", RuntimeWarning, stacklevel=2)
+        """Warn once per topic; where warnings are errors, a log entry keeps the training alive."""
+        if topic in self._told:
+            return
+        self._told.add(topic)
+        try:
+            warnings.warn(f"actlab: {message}", RuntimeWarning, stacklevel=_user_level())
+        except Warning:
+            if self._on_error == "raise":
+                raise
+            _log.warning("actlab: %s", message)
+
+    def _tell(self, what: str, cost: str, error: Exception) -> None:
+        """Warn of a failure if it is the first of its kind, and of not too many kinds."""
+        kind = (what, type(error))
+        if kind in self._failures:
+            return
+        if len(self._failures) == _MAX_FAILURES:
+            self.warn("further failures", f"more than {_MAX_FAILURES} kinds of failure; no more are shown")
+            return
+        self._failures.add(kind)
+        self.warn(f"failure: {kind}", f"{what} failed, {cost}: {type(error).__name__}: {error}")
+
+
+def _user_level() -> int:
+    """Return the stacklevel, for the caller, of the innermost frame that is the user's own."""
+    # From Python 3.12 on this is `skip_file_prefixes`.
+    frame = inspect.currentframe()
+    frame = frame.f_back if frame is not None else None
+    level = 1
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -22,6 +22,7 @@ _StorageWeakRef: Any = reductions.StorageWeakRef
 __all__ = ["MAX_RAW_VALUES", "NO_LABEL", "Head", "as_labels", "as_samples"]
 
 MAX_RAW_VALUES = 8192
+_MAX_LATER_VALUES = 16 * MAX_RAW_VALUES
 NO_LABEL = -100
 
 _SKIPPED = (_Loss, _DropoutNd, nn.Identity, nn.Softmax, nn.Softmax2d, nn.LogSoftmax)
@@ -29,7 +30,7 @@ _SKIPPED = (_Loss, _DropoutNd, nn.Identity, nn.Softmax, nn.Softmax2d, nn.LogSoft
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A leaf's output of the first forward: where it lies, and a copy if it is small."""
+    """A leaf's output of the first forward: where it lies, and a copy if it may be kept."""
 
     name: str
     site: Site
@@ -47,7 +48,9 @@ class Head:
 
     The head is the last called leaf whose floating, non-scalar output is the model's output or
     shares its storage, losses, Identity, Dropout and Softmax left out; failing that, the last
-    called leaf with parameters. Its values are kept raw where the first batch has at most 8,192.
+    called leaf with parameters. Of several members of its output the head is the first returned.
+    Its values are kept raw where the first batch has at most 8,192, and float32 holds them exactly;
+    a later batch that is over 16 times as large, or not exact in float32, is not kept.
 
     Parameters
     ----------
@@ -65,7 +68,7 @@ class Head:
         self._site: Site | None = None
         self._n_units = 0
         self._candidates: list[_Candidate] = []
-        self._outputs: list[torch.Tensor] = []
+        self._outputs: list[torch.Tensor | None] = []
 
     def see(self, site: Site, suffix: str, tensor: torch.Tensor) -> None:
         """Look at one output of a layer, at the moment of its call."""
@@ -75,25 +78,25 @@ class Head:
         if name == self.name:
             self._site = site
             if self._keep:
-                self._outputs.append(_copy(tensor))
+                self._outputs.append(_copy(tensor, _MAX_LATER_VALUES))
         elif self.name is None and _may_be_head(site) and tensor.dim() > 0:
-            values = _copy(tensor) if self._keep and tensor.numel() <= MAX_RAW_VALUES else None
+            values = _copy(tensor, MAX_RAW_VALUES) if self._keep else None
             self._candidates.append(_Candidate(name, site, _StorageWeakRef(tensor.untyped_storage()), values))
 
     def find(self, output: object) -> None:
         """Settle on the head, knowing what the model returned (None where that is not known)."""
-        returned = {
+        returned = [
             _StorageWeakRef(tensor.untyped_storage())
             for _, tensor in members(output)
             if is_countable(tensor) and tensor.dim() > 0
-        }
+        ]
         made = [each for each in self._candidates if each.storage in returned]
-        parametric = [each for each in self._candidates if each.has_parameters]
-        if chosen := (made or parametric)[-1:]:
-            self.name, self._site = chosen[0].name, chosen[0].site
-            copies = [each.values for each in self._candidates if each.name == self.name]
-            self._outputs = [values for values in copies if values is not None]
-            self._keep = self._keep and len(self._outputs) == len(copies)
+        if chosen := made or [each for each in self._candidates if each.has_parameters]:
+            self._site = chosen[-1].site
+            outputs = [each for each in chosen if each.site is self._site]
+            self.name = min(outputs, key=lambda each: returned.index(each.storage) if made else 0).name
+            self._outputs = [each.values for each in self._candidates if each.name == self.name]
+            self._keep = self._keep and all(values is not None for values in self._outputs)
         self._candidates = []
 
     def take(self, labels: object) -> NDArray[np.float32] | None:
@@ -109,14 +112,17 @@ class Head:
         ValueError
             If the number of units is not that of the first batch.
         """
-        outputs, self._outputs = self._outputs, []
-        if not outputs:
+        copies, self._outputs = self._outputs, []
+        outputs = [copy for copy in copies if copy is not None]
+        n = sum(output.numel() for output in outputs)
+        is_whole = len(outputs) == len(copies) and n <= _MAX_LATER_VALUES
+        if not copies:
             return None
         if not self._is_decided:
             self._is_decided = True
-            self._keep = sum(output.numel() for output in outputs) <= MAX_RAW_VALUES
-            self.unit_dim = self._find_unit_dim(outputs[0], labels)
-        if not self._keep or self.unit_dim is None:
+            self._keep = self._keep and is_whole and n <= MAX_RAW_VALUES
+            self.unit_dim = self._find_unit_dim(outputs[0], labels) if outputs else None
+        if not self._keep or not is_whole or self.unit_dim is None:
             return None
         samples = [as_samples(output, self.unit_dim) for output in outputs]
         self._n_units = self._n_units or samples[0].shape[1]
@@ -188,9 +194,20 @@ def as_labels(labels: Any, shape: tuple[int, int], unit_dim: int) -> NDArray[np.
     )
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy values to float32 in CPU memory, before an in-place operation can change them."""
-    return tensor.detach().to("cpu", torch.float32, copy=True)
+def _copy(tensor: torch.Tensor, limit: int) -> torch.Tensor | None:
+    """Copy values to float32 in CPU memory, before an in-place operation can change them.
+
+    None where there are more than `limit`, or float32 does not hold them exactly.
+    """
+    if tensor.numel() > limit:
+        return None
+    values = tensor.detach()
+    copy = values.to("cpu", torch.float32, copy=True)
+    if values.dtype == torch.float64:
+        values = values.cpu()
+        if not bool(((copy == values) | values.isnan()).all()):
+            return None
+    return copy
 
 
 def _may_be_head(site: Site) -> bool:

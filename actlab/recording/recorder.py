@@ -5,11 +5,11 @@ from __future__ import annotations
 import atexit
 import operator
 import platform
+import re
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -20,39 +20,22 @@ from torch import nn
 
 from actlab import __version__
 from actlab.axis import FloatAxis
-from actlab.errors import SelectionError, nearest
+from actlab.errors import SelectionError, StoreError, nearest
 from actlab.recording.capture import Capture
 from actlab.recording.guard import Guard
 from actlab.recording.head import Head, as_labels
 from actlab.recording.hooks import find_sites, select
-from actlab.recording.tally import Totals
+from actlab.recording.session import Batch, Session, abandon, await_abandoned
 from actlab.schema import SPLITS
-from actlab.store.writer import Row, RunWriter
+from actlab.store.writer import RunWriter
 
 __all__ = ["Recorder"]
 
 _NO_EPOCH = -2
+_LOG_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")  # what the store takes
 
 # A last row waits for `log` until it is sealed: a script that ends without `close` keeps it.
 _unclosed: weakref.WeakSet[Recorder] = weakref.WeakSet()
-
-
-@dataclass
-class _Batch:
-    """A batch from its beginning to the moment its row is sealed."""
-
-    split: str
-    step: int
-    epoch: int
-    number: int
-    train_step: int
-    labels: object
-    is_recorded: bool
-    time: float = 0.0
-    totals: Totals | None = None
-    head: np.ndarray | None = None
-    label: np.ndarray | None = None
-    logs: dict[str, float] = field(default_factory=dict)
 
 
 class Recorder:
@@ -60,6 +43,7 @@ class Recorder:
 
     Every value of every chosen layer is counted inside a forward hook, so in-place operations
     cannot change it first; nothing of the model, its outputs or the random state is touched.
+    A recorder that is dropped without `close` is closed in the background.
 
     Parameters
     ----------
@@ -77,11 +61,13 @@ class Recorder:
         The recording axis.
     raw : {"head", None}
         "head" keeps the head's outputs raw, in float32, with their labels, if the first batch has
-        at most 8,192 of them.
+        at most 8,192 of them and float32 holds them exactly. Later batches that are over 16 times as
+        large, or that float32 does not hold, have counts only.
     head : str, optional
         Name of the head; None finds it: the last called leaf whose output the model returns.
     every : int
-        Record every so many batches of each split, beginning with the first.
+        Record every so many batches of each split, beginning with the first. The batches are counted
+        through all epochs: one with fewer than `every` validation batches may have none recorded.
     on_error : {"warn", "raise"}
         What a failure of actlab's own does inside the training loop.
     overwrite : bool
@@ -122,17 +108,16 @@ class Recorder:
         self._guard = Guard(on_error)
         self._head = Head(head, keep=raw == "head")
         self._told_head: tuple[str, int | None] | None = None
-        self._capture = Capture(selection, self._head, axis, self._guard)
+        capture = Capture(selection, self._head, axis, self._guard)
         self._every = every
         self._steps = dict.fromkeys(SPLITS, 0)
         self._places = dict.fromkeys(SPLITS, (_NO_EPOCH, 0))
-        self._batch: _Batch | None = None
         self._is_open = False
         self._is_closed = False
         self._pauses = 0
         try:
-            self._capture.attach(model, sites)
-            self._writer = RunWriter(
+            capture.attach(model, sites)
+            writer = _open_writer(
                 path,
                 axis=axis,
                 attributes=_origin(model) | {"epochs": self._epochs},
@@ -141,8 +126,11 @@ class Recorder:
                 on_error=on_error,
             )
         except BaseException:
-            self._capture.detach()
+            capture.detach()
             raise
+        self._session = Session(capture, writer, self._guard)
+        self._dropped = weakref.finalize(self, abandon, self._session)
+        self._dropped.atexit = False  # `_close_all` is first, and needs no thread
         _unclosed.add(self)
 
     @contextmanager
@@ -173,6 +161,8 @@ class Recorder:
             raise
         if began:
             self._finish()
+        else:
+            self._session.lost += 1
 
     def log(self, **values: float | torch.Tensor) -> None:
         """Add scalars to the row of the current or latest batch, such as ``loss=loss.detach()``.
@@ -182,16 +172,15 @@ class Recorder:
         Parameters
         ----------
         **values : float or torch.Tensor
-            One number each, by a name of letters, digits and underscores.
+            One number each, by a name of at most 120 ASCII letters, digits and ``_ . -``.
         """
-        if self._batch is None:
+        if (batch := self._session.batch) is None:
             return
         for name, value in values.items():
-            with self._guard(f"log({name}=...)"):
-                if not name.isidentifier():
-                    raise ValueError(f"expected a name of letters, digits and underscores, got {name!r}")
-                number = value.detach() if isinstance(value, torch.Tensor) else value
-                self._batch.logs[name] = float(number)
+            with self._guard(f"log({name!r})"):
+                if _LOG_NAME.fullmatch(name) is None:
+                    raise ValueError("expected a name of 1 to 120 of A-Z a-z 0-9 _ . -")
+                batch.logs[name] = _to_number(value)
 
     def flush(self) -> dict[str, int]:
         """Commit all sealed rows; a row is sealed by the next batch or `close`.
@@ -203,7 +192,7 @@ class Recorder:
         """
         committed: dict[str, int] = {}
         with self._guard("flush"):
-            committed.update(self._writer.flush())
+            committed.update(self._session.writer.flush())
         return committed
 
     @contextmanager
@@ -222,15 +211,11 @@ class Recorder:
         if self._is_closed:
             return
         self._is_closed = True
-        self._capture.detach()
+        self._dropped.detach()
         _unclosed.discard(self)
         if self._is_open:
             self._discard()
-        try:
-            self._seal()
-        finally:
-            with self._guard("close"):
-                self._writer.close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -247,11 +232,11 @@ class Recorder:
         """Open the next batch of a split, sealing the row of the last one."""
         if self._is_closed or self._is_open:
             raise ValueError("the recorder is closed" if self._is_closed else "a batch inside a batch")
-        self._seal()
+        self._session.seal()
         if split not in SPLITS:
             raise SelectionError(f"unknown split {split!r}; {nearest(str(split), SPLITS)}")
         step, (last_epoch, number) = self._steps[split], self._places[split]
-        self._batch = _Batch(
+        self._session.batch = Batch(
             split=split,
             step=step,
             epoch=operator.index(epoch),
@@ -260,23 +245,25 @@ class Recorder:
             labels=labels,
             is_recorded=step % self._every == 0 and not self._pauses,
         )
-        self._is_open = True
+        self._is_open = self._session.is_used = True
         self._listen()
 
     def _listen(self) -> None:
         """Turn the hooks on or off, as the open batch and the pauses have it."""
-        batch = self._batch
-        self._capture.is_on = self._is_open and batch is not None and batch.is_recorded and not self._pauses
+        batch = self._session.batch
+        self._session.capture.is_on = (
+            self._is_open and batch is not None and batch.is_recorded and not self._pauses
+        )
 
     def _discard(self) -> None:
         """Forget the open batch: it makes no row and does not count as a step."""
-        self._batch, self._is_open = None, False
+        self._session.batch, self._is_open = None, False
         self._listen()
-        self._capture.clear()
+        self._session.capture.clear()
 
     def _finish(self) -> None:
         """Complete the open batch; its row waits for `log` until it is sealed."""
-        batch, self._is_open = self._batch, False
+        batch, self._is_open = self._session.batch, False
         self._listen()
         if batch is None:
             return
@@ -284,13 +271,17 @@ class Recorder:
         self._places[batch.split] = (batch.epoch, batch.number + 1)
         labels, batch.labels = batch.labels, None
         if batch.is_recorded:
+            batch.time = time.time()
             with self._guard("row"):
-                batch.time = time.time()
-                batch.totals = self._capture.take()
-                self._take_head(batch, batch.totals, labels)
+                batch.totals = self._session.capture.take()
+            self._session.lost += batch.totals is None
+            with self._guard("raw outputs", "this batch has its counts only"):
+                self._take_head(batch, labels)
 
-    def _take_head(self, batch: _Batch, totals: Totals, labels: object) -> None:
+    def _take_head(self, batch: Batch, labels: object) -> None:
         """Add the raw outputs of the head and their labels; tell the run which layer it is."""
+        if (totals := batch.totals) is None:
+            return
         head = self._head
         is_recorded = any(layer.name == head.name for layer in totals.layers)
         if not is_recorded and head.name is not None:
@@ -299,37 +290,21 @@ class Recorder:
         if head.name is not None and self._told_head != (news := (head.name, head.unit_dim)):
             self._told_head = news
             name = head.name if is_recorded else None
-            self._writer.update_attributes(head=name, head_unit_dim=head.unit_dim)
+            self._session.writer.update_attributes(head=name, head_unit_dim=head.unit_dim)
         if batch.head is not None and labels is not None and head.unit_dim is not None:
-            batch.label = as_labels(labels, batch.head.shape, head.unit_dim)
+            with self._guard("labels", "only the labels of this batch are left out"):
+                batch.label = as_labels(labels, batch.head.shape, head.unit_dim)
 
-    def _seal(self) -> None:
-        """Hand the completed row to the writer."""
-        batch, self._batch = self._batch, None
-        if batch is None or batch.totals is None:
-            return
-        totals = batch.totals
-        with self._guard("row"):
-            self._writer.append(
-                Row(
-                    split=batch.split,
-                    step=batch.step,
-                    epoch=batch.epoch,
-                    batch=batch.number,
-                    train_step=batch.train_step,
-                    time=batch.time,
-                    layers=totals.layers,
-                    counts=totals.counts,
-                    n=totals.n,
-                    mean=totals.mean,
-                    std=totals.std,
-                    min=totals.min,
-                    max=totals.max,
-                    logs=batch.logs,
-                    head=batch.head,
-                    label=batch.label,
-                )
-            )
+
+def _open_writer(path: str | PathLike[str], *, overwrite: bool, **options: Any) -> RunWriter:
+    """Open the writer; a recorder that nobody holds any more makes room for it."""
+    try:
+        return RunWriter(path, overwrite=overwrite, **options)
+    except StoreError:
+        if not overwrite:
+            raise
+    await_abandoned()
+    return RunWriter(path, overwrite=overwrite, **options)
 
 
 def _check(model: object, axis: object, raw: object, every: object, on_error: object) -> None:
@@ -344,6 +319,13 @@ def _check(model: object, axis: object, raw: object, every: object, on_error: ob
         raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
     if on_error not in ("warn", "raise"):
         raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
+
+
+def _to_number(value: Any) -> float:
+    """Return a logged value as a number; text is none, even where it reads like one."""
+    if isinstance(value, str | bytes | bytearray):
+        raise TypeError(f"expected a number, got {value!r}")
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)
 
 
 def _origin(model: nn.Module) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class Tallies:
     """The layer table and its counters.
 
     The table holds one entry per site; where the output of a site has members, they take the place
-    of its entry. After the first row the table only grows at its end.
+    of its entry, and an input without floating-point values has none. After the first row the
+    table only grows at its end.
 
     Parameters
     ----------
@@ -115,6 +116,8 @@ class Tallies:
             tally
             for tally in self._table
             if tally.calls or (tally.site not in called and tally.info.name == tally.site.name)
+            # Layers were called, but not with floating-point values: token ids are no input to count.
+            if tally.calls or tally.site.module is not None or not called
         ]
         self._table.sort(key=lambda tally: self._order[tally.site])
         self._by_name = {tally.info.name: tally for tally in self._table}

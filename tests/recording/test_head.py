@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+import actlab
+from actlab.axis import LinearAxis
 from actlab.recording.head import as_labels, as_samples
 from actlab.recording.recorder import Recorder
 
@@ -59,6 +61,15 @@ HEADS = {
         ),
         "fc",
     ),
+    "the first returned member": (Functional(lambda m, x: m.lstm(x), lstm=nn.LSTM(4, 3)), "lstm:0"),
+    "a member returned before another": (
+        Functional(lambda m, x: m.lstm(x)[1][::-1], lstm=nn.LSTM(4, 3)),
+        "lstm:1:1",
+    ),
+    "the first member where none is returned": (
+        Functional(lambda m, x: m.lstm(x)[0] * 2, lstm=nn.LSTM(4, 3)),
+        "lstm:0",
+    ),
     "the output of a recurrent layer": (Functional(lambda m, x: m.gru(x)[0], gru=nn.GRU(4, 3)), "gru:0"),
 }
 
@@ -108,6 +119,52 @@ def test_up_to_8192_values_are_kept_decided_by_the_first_row(writer, samples, ke
                 model(torch.randn(size, 1))
     assert [row.head is not None for row in writer().rows] == [kept] * 3
     assert writer().attributes["head"] == "fc"
+
+
+@pytest.mark.parametrize("given", [None, "fc"])
+def test_a_later_batch_over_16_times_as_large_is_not_kept(writer, given):
+    model = Functional(lambda m, x: m.fc(x), fc=nn.Linear(1, 4))
+    with Recorder(model, "memory", on_error="raise", head=given) as recorder:
+        for sizes in ([2], [32768], [32769], [16385, 16385], [2]):
+            with recorder.batch("train", 0):
+                for size in sizes:
+                    model(torch.randn(size, 1))
+    assert [row.head is not None for row in writer().rows] == [True, True, False, False, True]
+
+
+@pytest.mark.parametrize("given", [None, "fc"])
+@pytest.mark.parametrize(
+    ("first", "later", "kept"),
+    [
+        ([0.5, np.nan, np.inf], [0.1], [True, False]),
+        ([0.1], [0.5], [False, False]),
+        ([1e300], [0.5], [False, False]),
+        ([0.5], [1e-300], [True, False]),
+    ],
+)
+def test_float64_is_kept_where_float32_holds_it(writer, given, first, later, kept):
+    model = Functional(lambda m, x: m.fc(x), fc=nn.Linear(1, 1, bias=False).double())
+    nn.init.ones_(model.fc.weight)
+    with Recorder(model, "memory", on_error="raise", head=given) as recorder:
+        for values in (first, later):
+            with recorder.batch("train", 0):
+                model(torch.tensor(values, dtype=torch.float64).reshape(-1, 1))
+    assert [row.head is not None for row in writer().rows] == kept
+
+
+def test_a_histogram_of_float64_is_exact_or_says_that_it_is_not(tmp_path):
+    model = nn.Linear(64, 10).double()
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.arange(10, dtype=torch.float64) * 0.1 + 1e-12)
+    with (
+        Recorder(model, tmp_path / "run.zarr", on_error="raise") as recorder,
+        recorder.batch("train", 0),
+    ):
+        values = model(torch.randn(5, 64, dtype=torch.float64)).detach().numpy()
+    found = actlab.open_run(tmp_path / "run.zarr").histogram(LinearAxis(0, 1, 10), layer="Linear")
+    true = np.histogram(values, 10, (0, 1))[0]
+    assert np.array_equal(found.counts, true) or not bool(found.exact)
 
 
 def test_nothing_is_kept_without_raw(writer):

@@ -11,12 +11,12 @@ import pytest
 import torch
 import xarray as xr
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from actlab.axis import FloatAxis
 from actlab.errors import SelectionError, StoreError
-from actlab.recording import capture
+from actlab.recording import recorder as recorder_module
 from actlab.recording.recorder import Recorder
+from actlab.store import row as row_module
 
 AXIS = FloatAxis()
 
@@ -162,105 +162,6 @@ def test_a_failed_batch_does_not_count_into_the_next(writer):
     assert (row.step, row.n.tolist(), row.head.shape) == (0, [2, 2], (2, 1))
 
 
-def test_layers_called_twice_never_or_empty(writer):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.relu, self.unused = nn.Linear(2, 2), nn.ReLU(), nn.Dropout()
-
-        def forward(self, x):
-            return self.relu(self.fc(self.relu(x)))
-
-    model = Net()
-    with Recorder(model, "memory", on_error="raise") as recorder:
-        for size in (3, 0):
-            with recorder.batch("train", 0):
-                model(torch.randn(size, 2))
-    first, empty = writer().rows
-    assert [(layer.name, layer.calls, layer.shape) for layer in first.layers] == [
-        ("input", 1, (3, 2)),
-        ("fc", 1, (3, 2)),
-        ("relu", 2, (3, 2)),
-        ("unused", 0, ()),
-    ]
-    assert first.n.tolist() == [6, 6, 12, 0]
-    assert empty.n.tolist() == [0] * 4
-    assert np.isnan([empty.mean, empty.std, empty.min, empty.max]).all()
-
-
-def test_members_take_the_place_of_their_layer_and_late_ones_the_end(writer):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.late, self.fc = nn.LSTM(2, 2), nn.LSTM(2, 2), nn.Linear(2, 2)
-
-        def forward(self, x, late):
-            return self.fc((self.late if late else self.lstm)(x)[0])
-
-    model = Net()
-    with Recorder(model, "memory", on_error="raise") as recorder:
-        for late in (False, True):
-            with recorder.batch("train", 0):
-                model(torch.randn(3, 2), late=late)
-    tables = [[layer.name for layer in row.layers] for row in writer().rows]
-    assert tables[0] == ["input", "lstm:0", "lstm:1:0", "lstm:1:1", "late", "fc"]
-    assert tables[1] == tables[0] + ["late:0", "late:1:0", "late:1:1"]
-    assert writer().rows[1].n.tolist() == [6, 0, 0, 0, 0, 6, 6, 2, 2]
-    assert writer().rows[1].layers[4].calls == 1, "a layer whose members came late was called"
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_recomputation_in_backward_is_not_counted(writer, reentrant):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.block = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
-
-        def forward(self, x):
-            return checkpoint(self.block, x, use_reentrant=reentrant)
-
-    model = Net()
-    with Recorder(model, "memory", on_error="raise") as recorder, recorder.batch("train", 0):
-        model(torch.randn(4, 3, requires_grad=True)).sum().backward()
-    assert writer().rows[0].n.tolist() == [12] * 4
-
-
-def test_what_cannot_be_counted_is_skipped_with_one_warning(writer):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return x.long(), x > 0, torch.complex(x, x), x.to_sparse(), x
-
-    model = nn.Sequential(Odd())
-    with Recorder(model, "memory") as recorder, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            with recorder.batch("train", 0):
-                model(torch.ones(3))
-    assert ["torch.int64" in str(warning.message) for warning in caught] == [True]
-    assert [layer.name for layer in writer().rows[0].layers] == ["input", "0:4"]
-
-
-def test_our_own_failure_is_one_warning_and_not_the_loops_concern(writer, monkeypatch):
-    def fail(*_):
-        raise MemoryError("no room")
-
-    model = nn.Linear(1, 1)
-    monkeypatch.setattr(capture.Tallies, "add", fail)
-
-    def record(batches, on_error):
-        with Recorder(model, "memory", on_error=on_error) as recorder:
-            for _ in range(batches):
-                with recorder.batch("train", 0):
-                    model(torch.ones(1, 1))
-
-    with pytest.warns(RuntimeWarning) as caught:
-        record(3, "warn")
-    assert len(caught) == 1
-    assert "no room" in str(caught[0].message)
-    with pytest.raises(MemoryError):
-        record(1, "raise")
-
-
 @pytest.mark.parametrize(
     ("use", "message"),
     [
@@ -283,7 +184,7 @@ def test_labels_that_do_not_fit_warn_and_the_row_stays(writer):
     model = nn.Linear(1, 2)
     with (
         Recorder(model, "memory") as recorder,
-        pytest.warns(RuntimeWarning, match="do not fit"),
+        pytest.warns(RuntimeWarning, match="only the labels of this batch are left out.*do not fit"),
         recorder.batch("train", 0, labels=[1, 0, 1]),
     ):
         model(torch.ones(2, 1))
@@ -357,7 +258,34 @@ def test_precisions_modes_and_wide_heads(writer):
             model(x.double())
     for row in writer().rows:
         assert row.n.tolist() == row.counts.sum(1).tolist() == [12, 12, 12]
-        assert row.head.dtype == np.float32
+    assert [row.head is not None for row in writer().rows] == [True, True, False], "float64 has no raw form"
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"verlust_ä": 1.0}, "verlust_ä"),
+        ({"n" * 121: 1.0}, "n" * 121),
+        ({"a b": 1.0}, "a b"),
+        ({"text": "3"}, "text"),
+        ({"pair": torch.ones(2)}, "pair"),
+        ({"nothing": None}, "nothing"),
+    ],
+)
+def test_a_scalar_that_cannot_be_kept_costs_only_itself(writer, values, refused):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory") as recorder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            with recorder.batch("train", 0):
+                model(torch.ones(1, 1))
+            recorder.log(before=1, **values, after=2)
+    assert [refused in str(warning.message) for warning in caught] == [True]
+    assert [row.logs for row in writer().rows] == [{"before": 1, "after": 2}] * 2
+
+
+def test_the_store_takes_every_name_that_log_takes():
+    assert recorder_module._LOG_NAME.pattern == row_module._LOG_NAME.pattern
 
 
 def test_memory_does_not_grow_with_the_steps(writer, make_model, monkeypatch):
