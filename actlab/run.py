@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis, LinearAxis
-from actlab.errors import SelectionError, StoreError, nearest
+from actlab.errors import SelectionError, nearest
 from actlab.rebinning import bin_values, rebin
 from actlab.schema import RAW_GROUP, SPLITS, LayerInfo, axis_from_attributes
 from actlab.store.reader import Snapshot, open_snapshot
@@ -31,7 +31,7 @@ def open_run(path: str | PathLike[str]) -> Run:
     Parameters
     ----------
     path : str or path-like
-        The Zarr store, `runs/NAME.zarr`.
+        The Zarr store, `runs/NAME.zarr`; `~` is the home directory.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class Run:
     splits : tuple of str
         Those of train, valid, test that have rows.
     head : str or None
-        Name of the head layer.
+        Name of the head layer; None also before the first row that has it.
     names : list of str
         All layers in the model's order, those never called included.
     """
@@ -70,9 +70,10 @@ class Run:
         self.attributes: dict[str, Any] = snapshot.attributes
         self.axis: FloatAxis = axis_from_attributes(self.attributes["axis"])
         self.splits = tuple(split for split in SPLITS if split in snapshot.tree.children)
-        self.head: str | None = self.attributes.get("head")
         self._infos = _layer_infos(snapshot)
         self.names = [layer.name for layer in self._infos]
+        head: str | None = self.attributes.get("head")
+        self.head = head if head in self.names else None
         self._tree = snapshot.tree
         self._datasets: dict[str, xr.Dataset] = {}
         self._raw: dict[str, xr.Dataset | None] = {}
@@ -301,13 +302,10 @@ class Run:
 
 def _layer_infos(snapshot: Snapshot) -> list[LayerInfo]:
     """Read the layer table; what a later format adds to its entries is left out."""
-    try:
-        return [
-            LayerInfo(**{name: entry[name] for name in LAYER_FIELDS} | {"shape": tuple(entry["shape"])})
-            for entry in snapshot.attributes["layers"]
-        ]
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{snapshot.path}: the table of layers is damaged: {error!r}") from error
+    return [
+        LayerInfo(**{name: entry[name] for name in LAYER_FIELDS} | {"shape": tuple(entry["shape"])})
+        for entry in snapshot.attributes["layers"]
+    ]
 
 
 def _choose(raw: xr.Dataset, label: int | None, unit: int | None) -> NDArray[Any]:

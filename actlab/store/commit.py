@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from actlab.axis import FloatAxis
+from actlab.errors import StoreError
 from actlab.schema import FORMAT_VERSION, axis_to_attributes
 from actlab.store.files import RunDirectory
 from actlab.store.layout import ROOT, root_record, to_json
@@ -48,6 +49,7 @@ class Committer:
         self._directory = RunDirectory(path, overwrite=overwrite, fsync=fsync)
         self._table = RunTable(axis)
         self._commits = 0
+        self._is_whole = True
         self._identity = {
             "format": "actlab",
             "format_version": list(FORMAT_VERSION),
@@ -72,9 +74,14 @@ class Committer:
         return self._table.last_steps
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Take rows into memory; they are committed by the next `commit` that succeeds."""
+        """Take rows into memory; they are committed by the next `commit` that succeeds.
+
+        An error in between may leave a row in some arrays only: then nothing is committed any more.
+        """
+        was_whole, self._is_whole = self._is_whole, False
         for row in rows:
             self._table.add(row)
+        self._is_whole = was_whole
 
     def commit(self, attributes: Mapping[str, Any]) -> None:
         """Commit all rows added so far.
@@ -89,8 +96,10 @@ class Committer:
         OSError
             If the disk refuses; nothing is lost, and the commit may be repeated.
         StoreError
-            If the run was removed or belongs to another writer now.
+            If the run was removed or belongs to another writer now, or an error cut `add` short.
         """
+        if not self._is_whole:
+            raise StoreError(f"{self.path}: a row was taken in part only, nothing more can be committed")
         said = dict(attributes) | self._identity | self._table.attributes() | {"commit": self._commits + 1}
         record = root_record(said, self._table.nodes())
         self._check_writer()

@@ -15,7 +15,7 @@ from actlab.errors import StoreError
 from actlab.schema import SPLITS
 from actlab.store.layout import ROOT
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "expand"]
 
 
 class RunDirectory:
@@ -27,7 +27,7 @@ class RunDirectory:
     Parameters
     ----------
     path : str or path-like
-        Where the run is to be.
+        Where the run is to be; ``~`` is the home directory.
     overwrite : bool
         Replace an existing run; anything else that exists is refused even then.
     fsync : bool
@@ -40,7 +40,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool, fsync: bool) -> None:
-        self.path = Path(path).resolve()
+        self.path = expand(path).resolve()
         self._fsync = fsync
         self._partial = self.path / f".{uuid.uuid4().hex[:8]}.partial"
         self._known = {self.path}
@@ -149,6 +149,20 @@ class RunDirectory:
             raise
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be replaced: {error.strerror}") from error
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` replaced by the home directory.
+
+    Raises
+    ------
+    StoreError
+        If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise StoreError(f"{path}: {error}") from error
 
 
 def _lock(path: Path) -> int:

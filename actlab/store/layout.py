@@ -14,9 +14,21 @@ from numcodecs.blosc import Blosc
 from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
-__all__ = ["ROOT", "ArrayLayout", "chunk_key", "chunk_length", "group_node", "root_record", "to_json"]
+__all__ = [
+    "COORDINATES",
+    "RAW_COORDINATES",
+    "ROOT",
+    "ArrayLayout",
+    "chunk_key",
+    "chunk_length",
+    "group_node",
+    "root_record",
+    "to_json",
+]
 
 ROOT: Final = "zarr.json"
+COORDINATES: Final = "epoch batch train_step attempt time lower upper"
+RAW_COORDINATES: Final = "sample_step attempt"
 _CRC32C: Final = {"name": "crc32c", "configuration": {}}
 
 

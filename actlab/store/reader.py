@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+import dask.array
 import google_crc32c
+import numpy as np
 import xarray as xr
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore
 
 from actlab.errors import StoreError
-from actlab.schema import (
-    COUNTS,
-    FORMAT_VERSION,
-    HEAD,
-    LAYER_COORDINATES,
-    MOMENTS,
-    RAW_GROUP,
-    RAW_INDEX,
-    ROWS,
-    Variable,
-    axis_from_attributes,
-)
+from actlab.store.files import expand
 from actlab.store.layout import ROOT
+from actlab.store.record import LARGEST_CHUNK, Record, read_record
 
 __all__ = ["Snapshot", "open_snapshot"]
 
-_LARGEST_RECORD: Final = 64 << 20
+_from_array: Any = dask.array.from_array  # it has no annotations
 
 
 @dataclass(frozen=True)
@@ -63,16 +56,14 @@ class _SnapshotStore(LocalStore):
     ----------
     root : pathlib.Path
         Directory of the run.
-    record : bytes
+    record : Record
         The root record, read once.
-    sealed : frozenset of str
-        Arrays whose chunks end with their CRC-32C.
     """
 
-    def __init__(self, root: Path, record: bytes, sealed: frozenset[str]) -> None:
+    def __init__(self, root: Path, record: Record) -> None:
         super().__init__(root, read_only=True)
-        self._record = record
-        self._sealed = sealed
+        self._record = record.data
+        self._sealed = _sealed(record)
 
     def get_sync(
         self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
@@ -80,6 +71,7 @@ class _SnapshotStore(LocalStore):
         """Read a file; see `get`."""
         if key == ROOT:
             return (prototype or default_buffer_prototype()).buffer.from_bytes(self._record)
+        self._refuse(key)
         return self._checked(key, super().get_sync(key, prototype=prototype, byte_range=byte_range))
 
     async def get(
@@ -88,7 +80,15 @@ class _SnapshotStore(LocalStore):
         """Read a file, the root record as it was; zarr would read fill values for a missing chunk."""
         if key == ROOT:
             return (prototype or default_buffer_prototype()).buffer.from_bytes(self._record)
+        self._refuse(key)
         return self._checked(key, await super().get(key, prototype, byte_range))
+
+    def _refuse(self, key: str) -> None:
+        """Refuse to read what is no file or too large: a pipe would hang, a link may lead anywhere."""
+        with suppress(FileNotFoundError):
+            found = (self.root / key).lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_size > 2 * LARGEST_CHUNK:
+                raise StoreError(f"{self.root}: {key!r} is no chunk, but something else or too large")
 
     def _checked(self, key: str, found: Buffer | None) -> Buffer | None:
         """Pass on the content of a file, unless it is a chunk that is missing or damaged."""
@@ -110,7 +110,7 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
     Parameters
     ----------
     path : str or path-like
-        Directory of the run; it may be growing.
+        Directory of the run, ``~`` for the home directory; it may be growing.
 
     Returns
     -------
@@ -123,132 +123,117 @@ def open_snapshot(path: str | os.PathLike[str]) -> Snapshot:
         In one line: if nothing is there, it is no run, it is damaged or incomplete, or a newer
         actlab is needed.
     """
-    root = Path(path)
-    record = _read_record(root)
+    root = expand(path)
     try:
-        document = json.loads(record)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{root}: {ROOT} is damaged: {error}") from error
-    attributes, nodes = _split_record(root, document)
-    _check_version(root, attributes)
-    _check_nodes(root, attributes, nodes)
+        record = read_record(root)
+        for name, node in record.arrays.items():
+            _check_chunks(root, name, node)
+    except OSError as error:  # StoreError is one
+        raise StoreError(f"{root}: {error}") from error
     try:
         # xarray takes any Zarr store here, its annotation does not say so.
-        store: Any = _SnapshotStore(root, record, _sealed(nodes))
-        tree = xr.open_datatree(store, engine="zarr", zarr_format=3, consolidated=True, chunks={})
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"{root}: cannot be read: {' '.join(str(error).split())}") from error
-    return Snapshot(str(path), attributes, tree)
-
-
-def _read_record(root: Path) -> bytes:
-    """Read the root record of what may not be a run at all."""
-    if not root.exists():
-        raise StoreError(f"{root}: no such run")
-    if not root.is_dir():
-        raise StoreError(f"{root}: is a file, expected the directory of a run")
-    record = root / ROOT
-    if not record.is_file():
-        raise StoreError(f"{root}: is no run, it has no {ROOT}")
-    if record.stat().st_size > _LARGEST_RECORD:
-        raise StoreError(f"{root}: {ROOT} is larger than {_LARGEST_RECORD >> 20} MiB, which no run needs")
-    try:
-        return record.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{root}: {ROOT} cannot be read: {error.strerror}") from error
-
-
-def _split_record(root: Path, document: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the root attribute and the metadata of all nodes."""
-    if not isinstance(document, dict) or document.get("node_type") != "group":
-        raise StoreError(f"{root}: is no run, its {ROOT} describes no Zarr v3 group")
-    attributes = _mapping(document.get("attributes")).get("actlab")
-    if not isinstance(attributes, dict) or attributes.get("format", "actlab") != "actlab":
-        raise StoreError(f"{root}: is a Zarr group, but no actlab run")
-    nodes = _mapping(document.get("consolidated_metadata")).get("metadata")
-    if not isinstance(nodes, dict):
-        raise StoreError(f"{root}: {ROOT} is damaged: it lists no arrays (consolidated metadata)")
-    return attributes, nodes
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """Return a mapping as it is, and anything else as an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def _check_version(root: Path, attributes: Mapping[str, Any]) -> None:
-    """Refuse a format that this version cannot understand."""
-    match attributes.get("format_version"):
-        case [int(major), int(minor)] if major >= 1:
-            pass
-        case other:
-            raise StoreError(f"{root}: {ROOT} is damaged: format_version is {other!r}")
-    if major > FORMAT_VERSION[0]:
-        ours = ".".join(map(str, FORMAT_VERSION))
-        raise StoreError(f"{root}: has format {major}.{minor}, this actlab reads up to {ours}: update it")
-    if unknown := attributes.get("incompat", []):
-        raise StoreError(f"{root}: needs {unknown!r}, which this actlab does not know: update it")
-
-
-def _check_nodes(root: Path, attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> None:
-    """Check that every array is there as the format has it, and every chunk of it."""
-    rows, layers = attributes.get("rows"), attributes.get("layers")
-    if not isinstance(rows, dict) or not isinstance(layers, list):
-        raise StoreError(f"{root}: {ROOT} is damaged: it does not say how many rows and layers there are")
-    try:
-        n_buckets = axis_from_attributes(attributes.get("axis", {})).n_buckets
-    except StoreError as error:
-        raise StoreError(f"{root}: {error}") from error
-    for split, count in rows.items():
-        sizes = {"step": count, "layer": len(layers), "bucket": n_buckets}
-        for variable in (*ROWS, *MOMENTS, COUNTS, *LAYER_COORDINATES):
-            _check_array(root, f"{split}/{variable.name}", variable, nodes, sizes)
-        if f"{split}/{RAW_GROUP}" in nodes:
-            for variable in (HEAD, *RAW_INDEX):
-                _check_array(root, f"{split}/{RAW_GROUP}/{variable.name}", variable, nodes, {})
-    for name, node in nodes.items():
-        if _mapping(node).get("node_type") == "array":
-            _check_chunks(root, name, node)
-
-
-def _check_array(
-    root: Path, name: str, variable: Variable, nodes: Mapping[str, Any], sizes: Mapping[str, int]
-) -> None:
-    """Check that an array is there, with its dims, dtype and lengths."""
-    node = _mapping(nodes.get(name))
-    if not node:
-        raise StoreError(f"{root}: half a run: the array {name!r} is missing")
-    found = (node.get("dimension_names"), node.get("data_type"))
-    if found != (list(variable.dims), variable.dtype):
-        raise StoreError(f"{root}: {name!r} is {found}, expected {(list(variable.dims), variable.dtype)}")
-    for dim, size in zip(variable.dims, node.get("shape", ()), strict=False):
-        if dim in sizes and size != sizes[dim]:
-            raise StoreError(f"{root}: {name!r} has {size} along {dim!r}, expected {sizes[dim]}")
+        store: Any = _SnapshotStore(root, record)
+        found = xr.open_datatree(store, engine="zarr", zarr_format=3, consolidated=True, chunks=None)
+        groups = {node.path: _guarded(root, record, node) for node in found.subtree}
+        tree = xr.DataTree.from_dict(groups)
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"{root}: cannot be read: {_one_line(error)}") from error
+    _check_layers(root, record, tree)
+    return Snapshot(str(root), record.attributes, tree)
 
 
 def _check_chunks(root: Path, name: str, node: Mapping[str, Any]) -> None:
     """Check that every chunk of an array is a file: a missing one would read as fill values."""
-    try:
-        chunks = node["chunk_grid"]["configuration"]["chunk_shape"]
-        separator = node["chunk_key_encoding"]["configuration"]["separator"]
-        grid = [range(-(-size // length)) for size, length in zip(node["shape"], chunks, strict=True)]
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise StoreError(f"{root}: {ROOT} is damaged: metadata of {name!r}: {error!r}") from error
     there = set(_files(root / name))
+    separator = node["chunk_key_encoding"]["configuration"]["separator"]
+    lengths = zip(node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"], strict=True)
+    # Where more chunks are due than there are files, one of the first of them is missing already.
+    grid = [range(min(-(-size // length), len(there) + 1)) for size, length in lengths]
     for index in product(*grid):
         key = separator.join(("c", *map(str, index)))
         if key not in there:
-            raise StoreError(f"{root}: half a run: the chunk '{name}/{key}' is missing")
+            raise StoreError(f"half a run: the chunk '{name}/{key}' is missing")
 
 
-def _sealed(nodes: Mapping[str, Any]) -> frozenset[str]:
+def _sealed(record: Record) -> frozenset[str]:
     """Name the arrays with one file per chunk, side by side, that ends with its CRC-32C."""
     return frozenset(
         name
-        for name, node in nodes.items()
-        if node.get("codecs", [{}])[-1].get("name") == "crc32c"
+        for name, node in record.arrays.items()
+        if node["codecs"][-1]["name"] == "crc32c"
         and node["chunk_key_encoding"]["configuration"]["separator"] == "."
     )
+
+
+def _guarded(root: Path, record: Record, node: xr.DataTree) -> xr.Dataset:
+    """Return a group with its arrays in dask chunks as on disk; none raises but `StoreError`."""
+    data = node.to_dataset(inherit=False)
+    for key, variable in data.variables.items():
+        name = f"{node.path}/{key}".lstrip("/")
+        _check_decoded(root, name, record.nodes[name]["data_type"], variable.dtype)
+        if key not in data.indexes:
+            preferred = variable.encoding["preferred_chunks"]
+            chunks = tuple(preferred[dim] for dim in variable.dims)
+            block = _Blocks(f"{root}: {name!r}", variable)
+            lazy = _from_array(block, chunks=chunks, name=False, fancy=False)
+            data[key] = variable.copy(deep=False, data=lazy)
+    return data
+
+
+class _Blocks:
+    """An array as dask reads it: whatever fails on the way is a `StoreError`.
+
+    Parameters
+    ----------
+    where : str
+        Run and name of the array.
+    variable : xarray.Variable
+        Its data, not read yet.
+    """
+
+    def __init__(self, where: str, variable: xr.Variable) -> None:
+        self.shape, self.ndim, self.dtype = variable.shape, variable.ndim, variable.dtype
+        self._where = where
+        self._variable = variable
+
+    def __getitem__(self, key: Any) -> Any:
+        """Read a block."""
+        try:
+            return self._variable[key].values
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"{self._where} cannot be read: {_one_line(error)}") from error
+
+
+def _check_decoded(root: Path, name: str, stored: str, found: np.dtype[Any]) -> None:
+    """Check that no attribute makes xarray decode an array into something else, but time into dates."""
+    is_time = name.rpartition("/")[2] == "time"
+    if stored == "string":
+        fits = found.kind in "OTU"
+    else:
+        fits = found.kind == "M" if is_time else found == np.dtype(stored)
+    if not fits:
+        raise StoreError(f"{root}: {ROOT} is damaged: {name!r} reads as {found} for its attributes")
+
+
+def _check_layers(root: Path, record: Record, tree: xr.DataTree) -> None:
+    """Check that the layers of all splits are those of the table."""
+    names = [layer["name"] for layer in record.attributes["layers"]]
+    for split in record.attributes["rows"]:
+        found = tree.children[split].indexes["layer"].tolist()
+        if wrong := [pair for pair in zip(found, names, strict=True) if pair[0] != pair[1]]:
+            stored, said = wrong[0]
+            raise StoreError(
+                f"{root}: the table of layers is damaged: {said!r} is {stored!r} in the layers of {split!r}"
+            )
+
+
+def _one_line(error: Exception) -> str:
+    """Say what an error of someone else is about."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _files(directory: Path, prefix: str = "") -> Iterator[str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from actlab.errors import nearest
 from actlab.schema import COUNTS, HEAD, LABEL, MOMENTS, SPLITS, LayerInfo
 
-__all__ = ["Row", "RowRules", "row_checksum"]
+__all__ = ["Row", "RowRules", "row_checksum", "sound_logs"]
 
 _LOG_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 _LARGEST_COUNT = int(np.iinfo(COUNTS.dtype).max)
@@ -130,7 +130,7 @@ class RowRules:
 
     def broken(self, row: Row) -> str | None:
         """Say why a row does not fit the format, None if it does; remember its shapes."""
-        found = self._table(row) or self._raw(row) or self._logs(row)
+        found = self._table(row) or self._raw(row)
         if found is not None:
             return f"step {row.step} of {row.split!r}: {found}"
         self._layers = row.layers
@@ -173,13 +173,20 @@ class RowRules:
         dims = self._label_dims.get(row.split, label.ndim)
         return None if label.ndim == dims else f"label has {label.ndim} dims, before it had {dims}"
 
-    @staticmethod
-    def _logs(row: Row) -> str | None:
-        """Check the names and values of the logged scalars."""
-        logs: Mapping[Any, Any] = row.logs
-        for name, value in logs.items():
-            if not isinstance(name, str) or _LOG_NAME.fullmatch(name) is None:
-                return f"log name {name!r} must be 1 to 120 of A-Z a-z 0-9 _ . -"
-            if not isinstance(value, Real):
-                return f"log {name!r} must be a number, got {type(value).__name__}"
-        return None
+
+def sound_logs(row: Row) -> tuple[dict[str, float], str | None]:
+    """Return the logged scalars that the format can hold, and why not the first of the others."""
+    logs: Mapping[Any, Any] = row.logs
+    sound: dict[str, float] = {}
+    problems: list[str] = []
+    for name, value in logs.items():
+        if not isinstance(name, str) or _LOG_NAME.fullmatch(name) is None:
+            problems.append(f"log name {name!r} must be 1 to 120 of A-Z a-z 0-9 _ . -")
+        elif not isinstance(value, Real):
+            problems.append(f"log {name!r} must be a number, got {type(value).__name__}")
+        else:
+            try:
+                sound[name] = float(value)
+            except OverflowError:
+                problems.append(f"log {name!r} is too large for a float64")
+    return sound, f"step {row.step} of {row.split!r}: {problems[0]}" if problems else None

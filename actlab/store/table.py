@@ -23,7 +23,14 @@ from actlab.schema import (
     LayerInfo,
     Variable,
 )
-from actlab.store.layout import ArrayLayout, chunk_key, chunk_length, group_node
+from actlab.store.layout import (
+    COORDINATES,
+    RAW_COORDINATES,
+    ArrayLayout,
+    chunk_key,
+    chunk_length,
+    group_node,
+)
 from actlab.store.row import Row, row_checksum
 
 __all__ = ["GrowingArray", "RunTable"]
@@ -31,8 +38,6 @@ __all__ = ["GrowingArray", "RunTable"]
 # A partial chunk is written again by every commit, so the many small arrays get small chunks.
 _BIG_CHUNK, _SMALL_CHUNK = 4 << 20, 256 << 10
 _MOST_ROWS, _MOST_SAMPLES = 1 << 10, 1 << 14
-_COORDINATES = "epoch batch train_step attempt time lower upper"
-_RAW_COORDINATES = "sample_step attempt"
 _TIME_UNITS = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"}
 
 
@@ -267,9 +272,9 @@ class RunTable:
         """Return the metadata document of every group and array, by path below the root."""
         nodes: dict[str, dict[str, Any]] = {}
         for split, table in self._splits.items():
-            nodes[split] = group_node({"coordinates": _COORDINATES})
+            nodes[split] = group_node({"coordinates": COORDINATES})
             if f"{RAW_GROUP}/{HEAD.name}" in table.arrays:
-                nodes[f"{split}/{RAW_GROUP}"] = group_node({"coordinates": _RAW_COORDINATES})
+                nodes[f"{split}/{RAW_GROUP}"] = group_node({"coordinates": RAW_COORDINATES})
             nodes |= {f"{split}/{name}": a.layout.node(a.shape) for name, a in table.arrays.items()}
         return nodes
 

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from actlab.axis import FloatAxis
 from actlab.errors import StoreError
 from actlab.store.commit import Committer
 from actlab.store.queue import RowQueue
-from actlab.store.row import Row, RowRules
+from actlab.store.row import Row, RowRules, sound_logs
 
 __all__ = ["Row", "RunWriter"]
 
@@ -36,7 +37,7 @@ class RunWriter:
     Parameters
     ----------
     path : str or path-like
-        Directory of the run; an empty run is committed there at once.
+        Directory of the run, ``~`` for the home directory; an empty run is committed there at once.
     axis : FloatAxis
         The recording axis.
     attributes : mapping
@@ -51,7 +52,7 @@ class RunWriter:
     fsync : bool or "auto"
         Survive power loss, too; "auto" does so on a local disk.
     on_error : {"warn", "raise"}
-        What the next call does about a row that cannot be written or a disk that fails.
+        What the next call does about a row or a log that cannot be written, or a disk that fails.
 
     Raises
     ------
@@ -114,7 +115,8 @@ class RunWriter:
         -------
         bool
             False if it was dropped: the queue is full or the row breaks the format, and its step is
-            recorded as a gap; or it has no step of its own, or recording has ended.
+            recorded as a gap; or it has no step of its own, or recording has ended. A logged scalar
+            that breaks the format is left out alone.
 
         Raises
         ------
@@ -210,11 +212,16 @@ class RunWriter:
     def _take(self, row: Row) -> bool:
         """Queue a row, or drop it and say why."""
         if self._closing or self._stopped:
-            self._tell("closed", f"{self.path}: recording has ended, step {row.step} is dropped")
+            if "stopped" not in self._news:  # which says it all
+                self._tell("closed", f"{self.path}: recording has ended, step {row.step} is dropped")
             return False
         if (problem := self._rules.misplaced(row)) is not None:
             self._tell("row", f"{self.path}: row dropped: {problem}")
             return False
+        logs, problem = sound_logs(row)
+        if problem is not None:
+            self._tell("log", f"{self.path}: log dropped: {problem}")
+            row = replace(row, logs=logs)
         if (problem := self._rules.broken(row)) is not None:
             self._tell("row", f"{self.path}: row dropped: {problem}")
         elif self._queue.put(row):
@@ -246,6 +253,9 @@ class RunWriter:
         """Be the thread: commit until the run is closed or lost."""
         try:
             self._serve()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the training must hear of it
+            text = " ".join([f"{type(error).__name__}:", *str(error).split()]).rstrip(":")
+            self._fail(f"{self.path}: {text}; recording has stopped, {self._kept()}")
         finally:
             with self._wake:
                 self._stopped = True

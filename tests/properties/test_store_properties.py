@@ -1,5 +1,7 @@
 """Whatever is appended, plain xarray gives it back, bit by bit, after every commit."""
 
+import json
+from copy import deepcopy
 from itertools import count
 from tempfile import TemporaryDirectory
 
@@ -7,9 +9,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from actlab.errors import StoreError
+from actlab.run import open_run
 from actlab.schema import SPLITS
 from actlab.store import table
-from actlab.store.layout import chunk_length
+from actlab.store.layout import ROOT, chunk_length
 from actlab.store.reader import open_snapshot
 from actlab.store.row import row_checksum
 from actlab.store.writer import RunWriter
@@ -49,7 +53,7 @@ def small_chunks(monkeypatch):
 
 @pytest.mark.usefixtures("small_chunks")
 class TestRoundTrip:
-    @settings(max_examples=20)
+    @settings(max_examples=15)
     @example(plan=[PLAIN] * 5 + [LATE], hot=False, layers=3)  # late arrays and layers over full chunks
     @given(plan=st.lists(ROWS, max_size=10), hot=st.booleans(), layers=st.integers(1, 9))
     def test_plain_xarray_holds_exactly_what_was_appended(
@@ -112,3 +116,83 @@ def test_chunk_length_is_the_largest_power_of_two_that_fits(entry, itemsize, lim
     assert length in {1 << bits for bits in range(13)}
     assert length == 1 or (length <= most and length * size <= limit)
     assert length == most or 2 * length * size > limit
+
+
+# A damaged root record: refused in one line, or a run that can be looked at; never another error.
+
+
+def places(node, path=()):
+    """Yield the path of every node of a JSON document."""
+    yield path
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in children:
+        yield from places(child, (*path, key))
+
+
+def at(document, path):
+    for key in path:
+        document = document[key]
+    return document
+
+
+def mutate(document, data):
+    """Replace, delete or swap nodes at random places."""
+    inner = [path for path in places(document) if path]
+    *above, key = data.draw(st.sampled_from(inner), label="where")
+    parent = at(document, above)
+    match data.draw(st.sampled_from(["replace", "delete", "swap"]), label="how"):
+        case "replace":
+            parent[key] = deepcopy(data.draw(JUNK, label="by"))
+        case "delete":
+            del parent[key]
+        case "swap":
+            *others, other = data.draw(st.sampled_from(inner), label="with")
+            there = at(document, others)
+            parent[key], there[other] = deepcopy(there[other]), deepcopy(parent[key])
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.sampled_from([True, False, -1, 0, 1, 3, 2**40, 10**30, 0.5, 1e300, "", "x", "step", "..", [], {}]),
+    st.lists(st.integers(-1, 9), max_size=3),
+    st.dictionaries(st.sampled_from(["name", "train", "x"]), st.none() | st.integers(0, 2), max_size=2),
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, small_axis, make_row):
+    """Return the path and the root record of a small closed run."""
+    path = tmp_path_factory.mktemp("run") / "run.zarr"
+    writer = RunWriter(path, axis=small_axis, attributes={"head": "layer2", "model": "Net"}, fsync=False)
+    for step in range(3):
+        writer.append(make_row(step))
+    writer.append(make_row(0, "valid"))
+    writer.close()
+    return path, (path / ROOT).read_bytes()
+
+
+def look_at(run):
+    """Compute all that a run shows."""
+    assert repr(run)
+    assert len(run.layers) == len(run.names)
+    for split in run.splits:
+        run[split].compute()
+        if (raw := run.raw(split)) is not None:
+            raw.compute()
+
+
+@settings(max_examples=150)
+@given(data=st.data(), times=st.sampled_from([1, 1, 1, 2, 4]))
+def test_a_damaged_record_gives_a_store_error_or_a_run(data, times, recorded):
+    path, record = recorded
+    document = json.loads(record)
+    for _ in range(times):
+        mutate(document, data)
+    (path / ROOT).write_text(json.dumps(document))
+    message = f"{path}: "
+    try:
+        look_at(open_run(path))
+    except StoreError as error:
+        message = str(error)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message

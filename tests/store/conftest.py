@@ -1,11 +1,36 @@
-"""A disk that can be made to fail, for the tests of the store."""
+"""Writers that end, and a disk that can be made to fail, for the tests of the store."""
 
 import errno
 import os
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from actlab.store.writer import RunWriter
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.zarr"
+
+
+@pytest.fixture
+def start(path, small_axis):
+    """Return a function that starts a writer; all are closed at the end."""
+    started = []
+
+    def begin(**options):
+        options = {"attributes": {}, "fsync": False, "flush_every": 0.01} | options
+        started.append(RunWriter(path, axis=small_axis, **options))
+        return started[-1]
+
+    yield begin
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for writer in started:
+            writer.close()
 
 
 class FailingDisk:

@@ -127,3 +127,19 @@ def test_children_alone_show_the_closed_run(tmp_path, small_axis, steps, fingerp
     finish(committer, steps, 0)
     alone = stored_rows(tmp_path / "run", consolidated=False)
     assert [fingerprint(row) for row, *_ in alone] == [fingerprint(row) for row in committed(steps, 3)]
+
+
+def test_a_row_taken_in_part_is_never_committed(tmp_path, small_axis, make_row, monkeypatch):
+    committer = Committer(tmp_path / "run", small_axis, overwrite=False, fsync=False)
+    committer.add([make_row(0)])
+    committer.commit({})
+    before = (tmp_path / "run" / "zarr.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(table.GrowingArray, "extend_filled", lambda array, count: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            committer.add([make_row(1, logs=())])  # breaks off at the log it does not have
+    committer.add([make_row(2)])
+    with pytest.raises(StoreError, match="a row was taken in part only, nothing more can be committed"):
+        committer.commit({})
+    committer.release()
+    assert (tmp_path / "run" / "zarr.json").read_bytes() == before

@@ -89,3 +89,11 @@ class TestWhatIsNoRunIsNeverRemoved:
         directory.write(ROOT, root_record({}, {}))
         self.refuse(tmp_path / "run.zarr", overwrite, "is being written by another recorder")
         directory.release()
+
+
+def test_tilde_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    directory = RunDirectory("~/runs/a.zarr", overwrite=False, fsync=False)
+    directory.release()
+    assert directory.path == tmp_path / "runs" / "a.zarr"
+    assert directory.path.is_dir()

@@ -1,6 +1,7 @@
 """Opening a run: one commit, lazily; and everything that must be refused, each in one line."""
 
 import json
+import os
 import pickle
 import shutil
 import warnings
@@ -97,6 +98,12 @@ class TestSnapshot:
         assert not snapshot.tree.children
         assert snapshot.attributes["rows"] == {}
 
+    def test_tilde_is_the_home_directory(self, finished, monkeypatch):
+        monkeypatch.setenv("HOME", str(finished.parent))
+        assert open_snapshot("~/run.zarr").path == str(finished)
+        with pytest.raises(StoreError, match="~nobody-here/x: Could not determine home directory"):
+            open_snapshot("~nobody-here/x")
+
     def test_can_be_sent_to_another_process(self, finished):
         counts = pickle.loads(pickle.dumps(open_snapshot(finished).tree["train"].counts))
         assert counts.sum().compute() > 0
@@ -122,6 +129,11 @@ class TestSnapshot:
             zarr.consolidate_metadata(tmp_path / "copy")
         copy, original = open_snapshot(tmp_path / "copy").tree, open_snapshot(finished).tree
         xr.testing.assert_equal(copy["train"].to_dataset(), original["train"].to_dataset())
+
+
+def nodes_of(document):
+    """Return the metadata of all nodes."""
+    return document["consolidated_metadata"]["metadata"]
 
 
 class TestRefused:
@@ -155,9 +167,20 @@ class TestRefused:
         assert refusal(run).startswith("zarr.json is damaged: ")
 
     def test_a_root_record_of_absurd_size(self, run):
-        with (run / ROOT).open("r+b") as file:
-            file.truncate(65 << 20)
-        assert refusal(run) == "zarr.json is larger than 64 MiB, which no run needs"
+        change(run, lambda document: document["attributes"].update(notes="x" * (20 << 20)))
+        assert refusal(run) == "zarr.json is larger than 16 MiB, which no run needs"
+
+    @pytest.mark.parametrize("depth", [40, 900])
+    def test_a_root_record_that_is_nested_too_deep(self, run, depth):
+        (run / ROOT).write_bytes(
+            (run / ROOT).read_bytes()[:-1] + b',"x":' + b"[" * depth + b"]" * depth + b"}"
+        )
+        assert refusal(run) == "zarr.json is damaged: it is nested more than 32 deep"
+
+    def test_a_root_record_that_is_a_pipe(self, run):
+        (run / ROOT).unlink()
+        os.mkfifo(run / ROOT)
+        assert refusal(run) == "is no run, its zarr.json is no regular file"
 
     def test_a_root_record_without_arrays(self, run):
         change(run, lambda document: document.pop("consolidated_metadata"))
@@ -172,6 +195,11 @@ class TestRefused:
         (tmp_path / "secret").write_text("x")
         (run / "train" / "n" / "c.0.0").unlink()
         (run / "train" / "n" / "c.0.0").symlink_to(tmp_path / "secret")
+        assert refusal(run) == "half a run: the chunk 'train/n/c.0.0' is missing"
+
+    def test_a_chunk_that_is_a_pipe(self, run):
+        (run / "train" / "n" / "c.0.0").unlink()
+        os.mkfifo(run / "train" / "n" / "c.0.0")
         assert refusal(run) == "half a run: the chunk 'train/n/c.0.0' is missing"
 
     def test_a_missing_array_directory(self, run):
@@ -192,7 +220,22 @@ class TestRefused:
             ("incompat", ["sharded"], "needs ['sharded'], which this actlab does not know: update it"),
             ("format", "other", "is a Zarr group, but no actlab run"),
             ("axis", {"kind": "log"}, "recording axis of unknown kind 'log', expected 'float'"),
-            ("rows", 7, "zarr.json is damaged: it does not say how many rows and layers there are"),
+            ("rows", 7, "zarr.json is damaged: rows is 7, expected a number for each split"),
+            ("rows", {"train": True}, "zarr.json is damaged: rows is {'train': True}, expected a number for"),
+            ("rows", {}, "zarr.json is damaged: it does not say how many rows 'train' has"),
+            ("axis", [1], "zarr.json is damaged: axis is [1], expected a recording axis"),
+            (
+                "gaps",
+                [1, 2],
+                "zarr.json is damaged: gaps is [1, 2], expected lists of [first, last] for each",
+            ),
+            ("gaps", {"train": [[1]]}, "zarr.json is damaged: gaps is {'train': [[1]]}, expected lists of"),
+            ("versions", "x", "zarr.json is damaged: versions is 'x', expected a version for each package"),
+            ("head", 5, "zarr.json is damaged: head is 5, expected the name of a layer or null"),
+            ("head", "fc", "zarr.json is damaged: head is 'fc', which is no layer"),
+            ("closed", 1, "zarr.json is damaged: closed is 1, expected true or false"),
+            ("format_version", [1, True], "zarr.json is damaged: format_version is [1, True]"),
+            ("layers", 3, "the table of layers is damaged: 3"),
             ("rows", {"train": 9, "valid": 1}, "'train/step' has 10 along 'step', expected 9"),
             ("rows", {"train": 10, "test": 1}, "half a run: the array 'test/step' is missing"),
             ("layers", [], "'train/n' has 3 along 'layer', expected 0"),
@@ -200,7 +243,29 @@ class TestRefused:
     )
     def test_a_root_attribute_it_cannot_trust(self, run, key, value, reason):
         change(run, lambda document: document["attributes"]["actlab"].update({key: value}))
-        assert refusal(run) == reason
+        assert refusal(run).startswith(reason)
+
+    @pytest.mark.parametrize("key", ["rows", "axis", "layers"])
+    def test_a_root_attribute_that_is_missing(self, run, key):
+        change(run, lambda document: document["attributes"]["actlab"].pop(key))
+        assert refusal(run) == f"zarr.json is damaged: the attribute {key!r} is missing"
+
+    @pytest.mark.parametrize(("key", "value"), [("calls", "x"), ("shape", "x"), ("shape", [-1]), ("name", 1)])
+    def test_an_entry_of_the_layers_it_cannot_trust(self, run, key, value):
+        change(run, lambda document: document["attributes"]["actlab"]["layers"][1].update({key: value}))
+        assert refusal(run).startswith("the table of layers is damaged: {")
+
+    def test_a_table_of_other_layers(self, run):
+        change(run, lambda document: document["attributes"]["actlab"]["layers"][0].update(name="other"))
+        assert refusal(run) == (
+            "the table of layers is damaged: 'other' is 'layer0' in the layers of 'train'"
+        )
+
+    @pytest.mark.parametrize("key", ["attributes", "consolidated_metadata"])
+    @pytest.mark.parametrize("value", [None, 5, "x", [], [1], {}])
+    def test_a_record_without_its_parts(self, run, key, value):
+        change(run, lambda document: document.update({key: value}))
+        assert "no actlab run" in (reason := refusal(run)) or "lists no arrays" in reason
 
     def test_an_array_of_another_kind(self, run):
         def edit(document):
@@ -216,6 +281,58 @@ class TestRefused:
 
         change(run, edit)
         assert refusal(run).startswith("zarr.json is damaged: metadata of 'train/n'")
+
+    @pytest.mark.parametrize(
+        ("key", "value", "reason"),
+        [
+            ("codecs", [], "zarr.json is damaged: metadata of 'train/n'"),
+            ("codecs", ["bytes"], "zarr.json is damaged: metadata of 'train/n'"),
+            ("shape", [-1, 3], "zarr.json is damaged: metadata of 'train/n'"),
+            ("shape", [10, True], "zarr.json is damaged: metadata of 'train/n'"),
+            ("shape", [10.0, 3], "zarr.json is damaged: metadata of 'train/n'"),
+            ("shape", [10], "zarr.json is damaged: metadata of 'train/n'"),
+            ("shape", [2**41, 3], "zarr.json is damaged: metadata of 'train/n'"),
+            ("shape", [2**40, 2**40], "zarr.json is damaged: 'train/n' has absurd shape"),
+            ("shape", [11, 3], "'train/n' has 11 along 'step', expected 10"),
+            ("data_type", 5, "zarr.json is damaged: metadata of 'train/n'"),
+            ("data_type", "object", "zarr.json is damaged: metadata of 'train/n'"),
+            ("attributes", {"scale_factor": 2.0}, "zarr.json is damaged: 'train/n' reads as float64"),
+            ("attributes", {"units": "seconds since 1970-01-01"}, "cannot be read: ValueError: unable to"),
+            ("fill_value", "x", "cannot be read: "),
+        ],
+    )
+    def test_an_array_it_cannot_trust(self, run, key, value, reason):
+        change(run, lambda document: nodes_of(document)["train/n"].update({key: value}))
+        assert refusal(run).startswith(reason)
+
+    @pytest.mark.parametrize("chunks", [[2**40, 8], [2**22, 16]])
+    def test_a_chunk_of_absurd_size(self, run, chunks):
+        grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
+        change(run, lambda document: nodes_of(document)["train/n"].update(chunk_grid=grid))
+        assert refusal(run) == f"zarr.json is damaged: a chunk {chunks} of 'train/n' is larger than 256 MiB"
+
+    def test_more_chunks_than_could_be_counted(self, run):
+        unknown = {"shape": [2**40], "dimension_names": ["other"], "data_type": "float64"}
+        change(
+            run, lambda document: nodes_of(document).update({"x": nodes_of(document)["train/step"] | unknown})
+        )
+        assert refusal(run) == "half a run: the chunk 'x/c.0' is missing"
+
+    @pytest.mark.parametrize("node", [None, [], 3, {}, {"node_type": "x"}])
+    def test_a_node_that_is_none(self, run, node):
+        change(run, lambda document: nodes_of(document).update({"train/n": node}))
+        assert refusal(run).startswith("zarr.json is damaged: metadata of 'train/n'")
+
+    @pytest.mark.parametrize("name", ["../secret", "/etc", "train/../n", "", "train//n"])
+    def test_a_node_that_lies_elsewhere(self, run, name):
+        change(run, lambda document: nodes_of(document).update({name: {"node_type": "group"}}))
+        assert refusal(run).startswith(f"zarr.json is damaged: metadata of '{name}'")
+
+    @pytest.mark.parametrize("node", [{"node_type": "group"}, {"node_type": "group", "attributes": None}])
+    @pytest.mark.parametrize("name", ["train", "train/raw"])
+    def test_a_group_that_names_no_coordinates(self, run, name, node):
+        change(run, lambda document: nodes_of(document).update({name: node}))
+        assert refusal(run).startswith(f"zarr.json is damaged: '{name}' is no group with coordinates")
 
     def test_what_xarray_cannot_read(self, run):
         def edit(document):
@@ -248,3 +365,20 @@ class TestDamageAfterOpening:
         chunk.write_bytes(damage(chunk.read_bytes()))
         with pytest.raises(StoreError, match=r"the chunk 'train/counts/c\.0\.0\.0' is damaged"):
             tree["train"].counts.sum().compute()
+
+    @pytest.mark.parametrize("make", [os.mkfifo, lambda chunk: chunk.symlink_to("/dev/zero"), os.mkdir])
+    def test_a_chunk_that_is_no_file_any_more(self, run, make):
+        chunk = run / "train" / "counts" / "c.0.0.0"
+        tree = open_snapshot(run).tree
+        chunk.unlink()
+        make(chunk)
+        with pytest.raises(StoreError, match=r"'train/counts/c\.0\.0\.0' is no chunk, but something else"):
+            tree["train"].counts.sum().compute()
+
+    def test_a_chunk_of_another_shape(self, run):
+        grid = {"name": "regular", "configuration": {"chunk_shape": [5, 8, 16]}}
+        change(run, lambda document: nodes_of(document)["train/counts"].update(chunk_grid=grid))
+        tree = open_snapshot(run).tree
+        with pytest.raises(StoreError, match=r"run\.zarr: 'train/counts' cannot be read: ") as error:
+            tree["train"].counts.sum().compute()
+        assert "\n" not in str(error.value)

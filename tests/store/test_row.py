@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actlab.schema import LayerInfo
-from actlab.store.row import Row, RowRules, row_checksum
+from actlab.store.row import Row, RowRules, row_checksum, sound_logs
 
 
 @given(
@@ -83,8 +83,6 @@ class TestRules:
             ({"label": np.zeros((2, 2), np.int64)}, "label has 2 dims, before it had 1"),
             ({"layers": (LayerInfo("layer0"), LayerInfo("other"), LayerInfo("layer2"))}, "may only grow"),
             ({"layers": (LayerInfo("layer0"),)}, "may only grow"),
-            ({"logs": {"../../x": 1.0}}, "log name '../../x' must be"),
-            ({"logs": {"loss": "low"}}, "log 'loss' must be a number, got str"),
         ],
     )
     def test_a_row_that_breaks_the_format_is_refused_in_one_line(self, changes, reason, make_row, small_axis):
@@ -100,3 +98,23 @@ class TestRules:
     def test_the_largest_count_is_fine(self, make_row, small_axis):
         row = replace(make_row(0), counts=np.full((3, 16), 2**32 - 1, np.uint64))
         assert RowRules(small_axis.n_buckets).broken(row) is None
+
+
+class TestLogs:
+    @pytest.mark.parametrize(
+        ("name", "value", "reason"),
+        [
+            ("../../x", 1.0, "log name '../../x' must be 1 to 120 of A-Z a-z 0-9 _ . -"),
+            (3, 1.0, "log name 3 must be 1 to 120 of A-Z a-z 0-9 _ . -"),
+            ("loss", "low", "log 'loss' must be a number, got str"),
+            ("loss", 1j, "log 'loss' must be a number, got complex"),
+            ("loss", 10**400, "log 'loss' is too large for a float64"),
+        ],
+    )
+    def test_a_scalar_the_format_cannot_hold_goes_alone(self, name, value, reason, make_row):
+        row = replace(make_row(4), logs={"a": 1, name: value, "b": float("inf")})
+        assert sound_logs(row) == ({"a": 1.0, "b": float("inf")}, f"step 4 of 'train': {reason}")
+
+    def test_sound_ones_stay(self, make_row):
+        row = make_row(4, logs=("loss", "lr.head"))
+        assert sound_logs(row) == (row.logs, None)
