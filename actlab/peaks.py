@@ -163,10 +163,10 @@ def twin_peaks(
     SelectionError
         If the run has no such epoch or layer, or no head.
     """
+    label = _epoch_label(run, epoch)
     layer = run.head if layer is None else layer
     if layer is None:
         raise SelectionError(f"{run.path} has no head: name a layer, {nearest('', run.names)}")
-    label = _epoch_label(run, epoch)
     axis = head_axis(run, layer) if axis is None else axis
     pools = _pools(run, layer, label)
     found = xr.concat(
