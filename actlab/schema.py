@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ __all__ = [
     "HEAD",
     "LABEL",
     "LAYER_COORDINATES",
+    "LOG_NAME",
     "LOG_PREFIX",
     "MOMENTS",
     "RAW_GROUP",
@@ -33,6 +35,8 @@ FORMAT_VERSION: Final = (1, 0)
 SPLITS: Final = ("train", "valid", "test")
 RAW_GROUP: Final = "raw"
 LOG_PREFIX: Final = "log_"
+LOG_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,120}")
+"""What may follow `LOG_PREFIX`; the whole name must match."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import operator
 import platform
-import re
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -26,13 +25,12 @@ from actlab.recording.guard import Guard
 from actlab.recording.head import Head, as_labels
 from actlab.recording.hooks import find_sites, select
 from actlab.recording.session import Batch, Session, abandon, await_abandoned
-from actlab.schema import SPLITS
+from actlab.schema import LOG_NAME, SPLITS
 from actlab.store.writer import RunWriter
 
 __all__ = ["Recorder"]
 
 _NO_EPOCH = -2
-_LOG_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")  # what the store takes
 
 # A last row waits for `log` until it is sealed: a script that ends without `close` keeps it.
 _unclosed: weakref.WeakSet[Recorder] = weakref.WeakSet()
@@ -178,7 +176,7 @@ class Recorder:
             return
         for name, value in values.items():
             with self._guard(f"log({name!r})"):
-                if _LOG_NAME.fullmatch(name) is None:
+                if LOG_NAME.fullmatch(name) is None:
                     raise ValueError("expected a name of 1 to 120 of A-Z a-z 0-9 _ . -")
                 batch.logs[name] = _to_number(value)
 

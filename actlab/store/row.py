@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actlab.errors import nearest
-from actlab.schema import COUNTS, HEAD, LABEL, MOMENTS, SPLITS, LayerInfo
+from actlab.schema import COUNTS, HEAD, LABEL, LOG_NAME, MOMENTS, SPLITS, LayerInfo
 
 __all__ = ["Row", "RowRules", "row_checksum", "sound_logs"]
 
-_LOG_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 _LARGEST_COUNT = int(np.iinfo(COUNTS.dtype).max)
 
 
@@ -180,7 +178,7 @@ def sound_logs(row: Row) -> tuple[dict[str, float], str | None]:
     sound: dict[str, float] = {}
     problems: list[str] = []
     for name, value in logs.items():
-        if not isinstance(name, str) or _LOG_NAME.fullmatch(name) is None:
+        if not isinstance(name, str) or LOG_NAME.fullmatch(name) is None:
             problems.append(f"log name {name!r} must be 1 to 120 of A-Z a-z 0-9 _ . -")
         elif not isinstance(value, Real):
             problems.append(f"log {name!r} must be a number, got {type(value).__name__}")
