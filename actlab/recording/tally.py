@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
-from actlab.recording.histogram.cpu import Moments, count
+from actlab.recording.histogram.cpu import count
+from actlab.recording.histogram.moments import Moments
 from actlab.recording.hooks import Site
 from actlab.schema import LayerInfo
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actlab.axis import FloatAxis
-from actlab.recording.histogram.cpu import Moments, count
+from actlab.recording.histogram.cpu import count
+from actlab.recording.histogram.moments import Moments
 
 DTYPES = {
     torch.float64: (torch.int64, 8),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -22,61 +21,15 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
+from actlab.recording.histogram.moments import Moments
 
-__all__ = ["Moments", "count"]
+__all__ = ["count"]
 
 _BLOCK = 2048  # values between the two stages: index buffer and tables stay in the fastest caches
 _TABLES = 8
 _PIECE = 1 << 18  # values of a narrow dtype widened at once
 _Array = NDArray[Any]
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}  # not "nnan": the kernel must see NaN
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Moments of a tensor, mergeable without loss of precision.
-
-    Parameters
-    ----------
-    n : int
-        Number of values, non-finite ones included.
-    finite : int
-        Number of finite values; the moments are over these.
-    mean : float
-        Their mean, NaN without any.
-    m2 : float
-        Sum of their squared deviations from the mean.
-    min, max : float
-        Smallest and largest finite value, NaN without any.
-    """
-
-    n: int = 0
-    finite: int = 0
-    mean: float = math.nan
-    m2: float = 0.0
-    min: float = math.nan
-    max: float = math.nan
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the finite values, ddof 0; NaN without any."""
-        return math.sqrt(self.m2 / self.finite) if self.finite else math.nan
-
-    def __add__(self, other: Moments) -> Moments:
-        """Merge two parts exactly (Chan, Golub, LeVeque 1979, eq. 2.1)."""
-        n, finite = self.n + other.n, self.finite + other.finite
-        if self.finite == 0 or other.finite == 0:
-            part = other if self.finite == 0 else self
-            return Moments(n, finite, part.mean, part.m2, part.min, part.max)
-        delta = other.mean - self.mean
-        return Moments(
-            n,
-            finite,
-            self.mean + delta * (other.finite / finite),
-            self.m2 + other.m2 + delta * delta * (self.finite / finite * other.finite),
-            min(self.min, other.min),
-            max(self.max, other.max),
-        )
 
 
 def count(values: torch.Tensor | NDArray[Any], axis: FloatAxis, out: NDArray[np.uint64]) -> Moments:
