@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from fnmatch import fnmatchcase
 from functools import cached_property
 from os import PathLike
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,18 @@ from numpy.typing import NDArray
 from actlab.axis import FloatAxis, LinearAxis
 from actlab.errors import SelectionError, nearest
 from actlab.rebinning import bin_values, rebin
-from actlab.schema import RAW_GROUP, SPLITS, LayerInfo, axis_from_attributes
-from actlab.store.reader import Snapshot, open_snapshot
+from actlab.schema import (
+    CHANNELS_GROUP,
+    HEAD_COUNTS,
+    HEAD_GROUP,
+    SPLITS,
+    LayerInfo,
+    axis_from_attributes,
+)
+from actlab.store.choices import choose_counts, choose_values
+from actlab.store.ranks import open_merged
+from actlab.store.reader import Snapshot
+from actlab.store.splits import Splits
 
 __all__ = ["Run", "open_run"]
 
@@ -38,10 +48,10 @@ def open_run(path: str | PathLike[str]) -> Run:
     StoreError
         If there is no readable run: one line that says what is wrong.
     """
-    return Run(open_snapshot(path))
+    return Run(open_merged(path))
 
 
-class Run:
+class Run(Splits):
     """One training, recorded: an unchanging view of one commit of its store.
 
     Parameters
@@ -66,70 +76,27 @@ class Run:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.path = snapshot.path
-        self.attributes: dict[str, Any] = snapshot.attributes
+        super().__init__(snapshot)
         self.axis: FloatAxis = axis_from_attributes(self.attributes["axis"])
-        self.splits = tuple(split for split in SPLITS if split in snapshot.tree.children)
         self._infos = _layer_infos(snapshot)
-        self.names = [layer.name for layer in self._infos]
         head: str | None = self.attributes.get("head")
         self.head = head if head in self.names else None
-        self._tree = snapshot.tree
-        self._datasets: dict[str, xr.Dataset] = {}
-        self._raw: dict[str, xr.Dataset | None] = {}
         self._totals: dict[str, xr.DataArray] = {}
-
-    def __getitem__(self, split: str) -> xr.Dataset:
-        """Return a split: counts [step, layer, bucket] and moments lazily, coordinates loaded.
-
-        Raises
-        ------
-        SelectionError
-            If the run has no such split.
-        """
-        if split not in self.splits:
-            raise SelectionError(f"no split {split!r} in {self.path}: {nearest(split, self.splits)}")
-        if split not in self._datasets:
-            rows = self._tree.children[split].to_dataset(inherit=False)
-            self._datasets[split] = rows.assign_coords(rows.coords.to_dataset().compute().coords)
-        return self._datasets[split]
-
-    def raw(self, split: str) -> xr.Dataset | None:
-        """Return the head's outputs as they were, where they were kept.
-
-        Returns
-        -------
-        xarray.Dataset or None
-            head [sample, unit] and, where labels were given, label [sample] or [sample, unit], with
-            the coordinates step and epoch [sample]; lazy.
-
-        Raises
-        ------
-        SelectionError
-            If the run has no such split.
-        """
-        rows = self[split]
-        if split not in self._raw:
-            self._raw[split] = None
-            if RAW_GROUP in (groups := self._tree.children[split].children):
-                raw = groups[RAW_GROUP].to_dataset(inherit=False)
-                step = raw["sample_step"].values
-                epoch = rows.epoch.values[rows.indexes["step"].get_indexer(pd.Index(step))]
-                raw = raw[[name for name in ("head", "label") if name in raw]].reset_coords(drop=True)
-                self._raw[split] = raw.assign_coords(step=("sample", step), epoch=("sample", epoch))
-        return self._raw[split]
 
     @cached_property
     def layers(self) -> pd.DataFrame:
-        """Table of the layers: name (index), kind, description, shape, calls, n, never_called.
+        """Table of the layers: name (index), kind, description, shape, calls, n, never_called, skipped.
 
-        `n` counts the values of all splits; a layer without any was never called.
+        `n` counts the values of all splits; a layer without any was never called. `skipped` says why
+        outputs of a layer were not counted, "" if none were skipped.
         """
         n = np.zeros(len(self.names), np.uint64)
         for split in self.splits:
             n += self[split]["n"].sum("step").values
         table = pd.DataFrame([asdict(layer) for layer in self._infos], columns=LAYER_FIELDS).set_index("name")
-        return table.assign(n=n, never_called=n == 0)
+        reasons = self.attributes.get("skipped", {})
+        skipped = [reasons.get(name, "") for name in self.names]
+        return table.assign(n=n, never_called=n == 0, skipped=skipped)
 
     def epochs(self, split: str) -> list[int]:
         """List the epoch labels of a split, ascending; -1 is evaluation before any training."""
@@ -185,18 +152,6 @@ class Run:
             raise SelectionError(f"no layer {pattern!r} in {self.path}: {nearest(pattern, self.names)}")
         return found
 
-    def find_layer(self, name: str) -> str:
-        """Return the name of a layer, if the run has it.
-
-        Raises
-        ------
-        SelectionError
-            If it has not; names the nearest ones.
-        """
-        if name not in self.names:
-            raise SelectionError(f"no layer {name!r} in {self.path}: {nearest(name, self.names)}")
-        return name
-
     def totals(self, split: str) -> xr.DataArray:
         """Return the counts of a whole split [layer, bucket], pooled over its rows and kept."""
         if split not in self._totals:
@@ -224,6 +179,43 @@ class Run:
         kept = raw["head"].size == int(chosen.n.sel(layer=layer).sum())
         return raw.compute() if kept else None
 
+    def unit_counts(self, layer: str, split: str, rows: NDArray[np.int64]) -> xr.DataArray | None:
+        """Return the counts of a large head in some rows, pooled, where every value was counted by unit.
+
+        Returns
+        -------
+        xarray.DataArray or None
+            Counts [unit, truth, bucket], as `head_counts`, loaded.
+
+        Raises
+        ------
+        SelectionError
+            If the run has no such split or layer.
+        """
+        chosen = self[split].isel(step=rows)
+        found = self.head_counts(split) if self.find_layer(layer) == self.head else None
+        if found is None:
+            return None
+        counts = found[HEAD_COUNTS.name].isel(row=np.isin(found["step"], chosen["step"])).sum("row").compute()
+        whole = int(counts.sum()) == int(chosen["n"].sel(layer=layer).sum())
+        return counts.assign_attrs(found.attrs) if whole else None
+
+    def _kept(self, layer: str, split: str, rows: NDArray[np.int64]) -> xr.Dataset | None:
+        """Return the outputs of a layer in some rows as values [sample, ...], where all were kept."""
+        raw = self.values(layer, split, rows)
+        if raw is not None:
+            return raw.rename(head="values")
+        found, chosen = self.samples(split, layer), self[split].isel(step=rows)
+        if found is None:
+            return None
+        found = found.isel(sample=np.isin(found["step"], chosen["step"]))
+        if found["values"].size != int(chosen["n"].sel(layer=layer).sum()):
+            return None
+        unit_dim = self.attributes.get("head_unit_dim")
+        dims = dict(enumerate(found["values"].dims))
+        dim = dims.get(unit_dim % len(dims)) if layer == self.head and unit_dim is not None else "sample"
+        return (found if dim == "sample" else found.rename({dim: "unit"})).compute()
+
     def histogram(
         self,
         axis: LinearAxis,
@@ -234,7 +226,11 @@ class Run:
         label: int | None = None,
         unit: int | None = None,
     ) -> xr.Dataset:
-        """Return one histogram: exact from the raw outputs where they were kept, else from pooled counts.
+        """Return one histogram: exact from the outputs where all were kept, else from pooled counts.
+
+        Exact means: of the values as kept, which a `raw_dtype` may have rounded. Of a large head that
+        was counted by unit, `unit=u`, `label=c` with `unit=c`, and `label` 0 or 1 of a single unit are
+        known, too.
 
         Parameters
         ----------
@@ -257,18 +253,21 @@ class Run:
         Raises
         ------
         SelectionError
-            If the run does not hold what is asked for; `label` and `unit` need raw outputs.
+            If the run does not hold what is asked for, or does not know it by label and unit.
         """
         rows = self.rows(split, epoch)
-        raw = self.values(layer, split, rows)
-        if raw is not None:
-            return bin_values(_choose(raw, label, unit), axis)
-        if label is not None or unit is not None:
+        kept = self._kept(layer, split, rows)
+        if kept is not None:
+            return bin_values(choose_values(kept, label, unit), axis)
+        if label is None and unit is None:
+            counts = self[split].counts.sel(layer=layer, drop=True).isel(step=rows).sum("step")
+            return rebin(counts, axis).compute()
+        by_unit = self.unit_counts(layer, split, rows)
+        if by_unit is None:
             raise SelectionError(
                 f"label and unit need raw outputs, {self.path} has none of layer {layer!r} in {split!r}"
             )
-        counts = self[split].counts.sel(layer=layer, drop=True).isel(step=rows)
-        return rebin(counts.sum("step"), axis).compute()
+        return rebin(choose_counts(by_unit, label, unit), axis)
 
     def __repr__(self) -> str:
         """Say what was recorded, how much, and what is missing."""
@@ -291,10 +290,13 @@ class Run:
 
     def _summary(self, split: str) -> str:
         """Say how much a split holds."""
-        epochs, raw = self.epochs(split), self.raw(split)
-        kept = "counts only"
+        epochs, raw, children = self.epochs(split), self.raw(split), self._children(split)
+        kept = "the head counted by unit and truth" if HEAD_GROUP in children else "counts only"
         if raw is not None:
             kept = "raw outputs of the head " + ("with labels" if "label" in raw else "without labels")
+        kept += ", channels" if CHANNELS_GROUP in children else ""
+        if n_sampled := len(self._sampled(split)):
+            kept += f", samples of {n_sampled} layer{'s' if n_sampled > 1 else ''}"
         span = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
         n = self[split].sizes["step"]
         return f"{n} row{'s' if n > 1 else ''}, {span}, {kept}"
@@ -306,22 +308,3 @@ def _layer_infos(snapshot: Snapshot) -> list[LayerInfo]:
         LayerInfo(**{name: entry[name] for name in LAYER_FIELDS} | {"shape": tuple(entry["shape"])})
         for entry in snapshot.attributes["layers"]
     ]
-
-
-def _choose(raw: xr.Dataset, label: int | None, unit: int | None) -> NDArray[Any]:
-    """Return the head's values [value] of one true class, of one unit, or all."""
-    head = raw["head"]
-    if label is not None:
-        if "label" not in raw:
-            raise SelectionError(f"no label {label!r}: the run was recorded without labels")
-        labels = raw.label.values
-        hit = labels[:, label] == 1 if labels.ndim == 2 and 0 <= label < labels.shape[1] else labels == label
-        if hit.ndim != 1 or not hit.any():
-            raise SelectionError(f"no sample of label {label!r} among those selected")
-        head = head.isel(sample=hit)
-    if unit is not None:
-        if not 0 <= unit < head.sizes["unit"]:
-            raise SelectionError(f"no unit {unit!r}: the head has units 0 to {head.sizes['unit'] - 1}")
-        head = head.isel(unit=unit)
-    values: NDArray[Any] = head.values
-    return values.ravel()

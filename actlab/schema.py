@@ -13,27 +13,54 @@ from actlab.axis import FloatAxis
 from actlab.errors import StoreError
 
 __all__ = [
+    "CHANNELS",
+    "CHANNELS_GROUP",
+    "CHANNEL_TABLE",
     "COUNTS",
     "FORMAT_VERSION",
     "HEAD",
+    "HEAD_COUNTS",
+    "HEAD_GROUP",
     "LABEL",
+    "LABELS_GROUP",
+    "LABEL_MOMENTS",
     "LAYER_COORDINATES",
     "LOG_NAME",
     "LOG_PREFIX",
     "MOMENTS",
+    "MOST_CHANNELS",
+    "MOST_LABELS",
+    "MOST_SAMPLED_LAYERS",
+    "MOST_UNITS",
     "RAW_GROUP",
     "RAW_INDEX",
     "ROWS",
+    "ROW_INDEX",
+    "SAMPLES_GROUP",
+    "SAMPLE_INDEX",
     "SPLITS",
+    "TRUTH",
+    "TRUTHS",
+    "VALUES",
+    "VALUE_DTYPES",
     "LayerInfo",
     "Variable",
     "axis_from_attributes",
     "axis_to_attributes",
 ]
 
-FORMAT_VERSION: Final = (1, 0)
+FORMAT_VERSION: Final = (1, 1)
 SPLITS: Final = ("train", "valid", "test")
 RAW_GROUP: Final = "raw"
+CHANNELS_GROUP: Final = "channels"
+SAMPLES_GROUP: Final = "samples"
+HEAD_GROUP: Final = "head"
+LABELS_GROUP: Final = "labels"
+TRUTHS: Final = ("no", "yes", "unlabelled")
+VALUE_DTYPES: Final = ("float16", "float32", "float64")
+MOST_CHANNELS: Final = 1 << 22
+MOST_SAMPLED_LAYERS: Final = 256
+MOST_UNITS, MOST_LABELS = 128, 1024
 LOG_PREFIX: Final = "log_"
 LOG_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 """What may follow `LOG_PREFIX`; the whole name must match."""
@@ -76,6 +103,34 @@ RAW_INDEX: Final = (
     Variable("step", ("sample",), "int64", -1, "step of the row this sample belongs to"),
     Variable("attempt", ("sample",), "int64", -1, "attempt of the row this sample belongs to"),
     Variable("sample_step", ("sample",), "int64", -1, "the same as step, see docs/format.md"),
+)
+ROW_INDEX: Final = (
+    Variable("row_step", ("row",), "int64", -1, "step of the row of the split"),
+    Variable("row_attempt", ("row",), "int64", -1, "attempt of the row of the split"),
+)
+CHANNELS: Final = (
+    Variable("n", ("row", "channel"), "uint64", 0, "values of the channel, non-finite ones included"),
+    Variable("zeros", ("row", "channel"), "uint64", 0, "values equal to 0"),
+    Variable("mean_abs", ("row", "channel"), "float64", "NaN", "mean |a| of the finite values"),
+)
+CHANNEL_TABLE: Final = (
+    Variable("channel_layer", ("channel",), "string", "", "layer of the channel"),
+    Variable("channel_index", ("channel",), "int64", -1, "channel within its layer"),
+)
+VALUES: Final = Variable("values", ("sample",), "float32", "NaN", "outputs of the layer")
+SAMPLE_INDEX: Final = (
+    Variable("index", ("sample",), "int64", -1, "position of the sample in its batch"),
+    Variable("sample_step", ("sample",), "int64", -1, "step of the row this sample belongs to"),
+    Variable("attempt", ("sample",), "int64", -1, "attempt of the row this sample belongs to"),
+)
+HEAD_COUNTS: Final = Variable(
+    "counts", ("row", "unit", "truth", "bucket"), "uint32", 0, "values of the head in each bucket"
+)
+TRUTH: Final = Variable("truth", ("truth",), "string", "", "whether the unit is that of the true class")
+LABEL_MOMENTS: Final = (
+    Variable("n", ("row", "label", "unit"), "uint64", 0, "values of the label, non-finite ones included"),
+    Variable("mean", ("row", "label", "unit"), "float64", "NaN", "mean of the finite values"),
+    Variable("std", ("row", "label", "unit"), "float64", "NaN", "standard deviation of those, ddof 0"),
 )
 HEAD: Final = Variable("head", ("sample", "unit"), "float32", "NaN", "outputs of the head")
 LABEL: Final = Variable("label", ("sample",), "int64", -100, "true class (or 0/1 per unit); -100 for none")

@@ -1,15 +1,19 @@
 """Modes on simulated samples, and the Twin Peaks of recorded runs against the values themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actlab.axis import LinearAxis
+from actlab.axis import FloatAxis, LinearAxis
 from actlab.errors import SelectionError
 from actlab.peaks import head_axis, modes, twin_peaks
 from actlab.rebinning import bin_values
+from actlab.store.row import HeadCounts
+from actlab.store.writer import RunWriter
 
 PER_SPLIT = ["underflow", "overflow", "nonfinite", "n", "yes_position", "no_position", "peak_distance"]
 PER_SPLIT += ["separation", "overlap", "n_modes"]
@@ -189,6 +193,67 @@ def test_counts_alone_give_curves_and_modes_near_the_exact_ones(record_run, smal
     xr.testing.assert_equal(found.n, exact.n)
     one = twin_peaks(run, "untrained")
     assert np.isnan(one.peak_distance).all()
+
+
+def counted(axis, head, label, pooled=False):
+    """Count outputs [sample, unit] by unit and truth: no, yes, unlabelled."""
+    units = head.shape[1]
+    truth = (label[:, None] == np.arange(units)).astype(int) if units > 1 else label[:, None].copy()
+    truth[label < 0] = 2
+    place = np.zeros_like(truth) if pooled else np.broadcast_to(np.arange(units), head.shape)
+    counts = np.zeros((1 if pooled else units, 3, axis.n_buckets), np.uint64)
+    np.add.at(counts, (place, truth, axis.index(head)), 1)
+    return HeadCounts(counts, pooled)
+
+
+@pytest.fixture
+def record_counted(record_run, monkeypatch):
+    """Return a function that records batches of a head counted by unit and truth, nothing raw."""
+
+    def record(batches, names, pooled=False):
+        def append_counted(writer, row):
+            _, layers, label = batches[row.split][row.step]
+            found = counted(FloatAxis(), np.asarray(layers["fc"], float), np.asarray(label), pooled)
+            return append(writer, replace(row, head_counts=found))
+
+        with monkeypatch.context() as patch:
+            append = RunWriter.append
+            patch.setattr(RunWriter, "append", append_counted)
+            return record_run(batches, names, raw=False)
+
+    return record
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_head_counted_by_truth_gives_nearly_what_raw_outputs_give(
+    pooled, record_counted, small_batches, small_run
+):
+    names = ["input", "body.linear", "body.relu", "wild", "fc"]
+    axis = LinearAxis(-8, 8, 20)
+    found = twin_peaks(record_counted(small_batches, names, pooled), axis=axis)
+    exact = twin_peaks(small_run, axis=axis)
+    assert found.attrs["source"] == "counts"
+    for name in ("yes_position", "no_position", "peak_distance", "separation"):
+        np.testing.assert_allclose(found[name], exact[name], rtol=0.01)
+    np.testing.assert_allclose(found.overlap, exact.overlap, atol=0.02)
+    assert float(abs(found.yes - exact.yes).sum("bin").max()) < 0.1
+    np.testing.assert_allclose(found.yes + found.no, found.curves, atol=0.02)
+    xr.testing.assert_equal(found.n, exact.n)
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "positions"),
+    [
+        ([[3.0], [5.0], [-2.0], [np.nan], [9.0]], [1, 1, 0, 0, -100], (4, -2)),
+        ([[1e30], [-1e30], [np.inf], [0.0]], [1, 0, 1, 0], (2.0**32, -(2.0**31))),  # buckets without end
+        ([[1.0], [3.0]], [1, 1], (2, np.nan)),
+        ([[1.0], [3.0]], [-100, -1], (np.nan, np.nan)),
+    ],
+)
+def test_positions_of_a_single_unit_by_counts(values, label, positions, record_counted):
+    found = twin_peaks(record_counted({"valid": [(0, {"fc": values}, label)]}, ["fc"])).isel(split=0)
+    np.testing.assert_allclose([found.yes_position, found.no_position], positions, rtol=0.016)
+    assert np.isnan(found.separation) == np.isnan(sum(positions))
 
 
 def test_all_splits_come_from_counts_where_one_has_no_raw_outputs(record_run):

@@ -34,7 +34,7 @@ def test_a_damaged_axis_is_one_store_error(change, message):
 
 def test_names_dims_and_dtypes_of_format_1():
     variables = (*schema.ROWS, *schema.MOMENTS, schema.COUNTS, schema.HEAD, schema.LABEL)
-    assert schema.FORMAT_VERSION == (1, 0)
+    assert schema.FORMAT_VERSION == (1, 1)
     assert {variable.name: (variable.dims, variable.dtype) for variable in variables} == {
         **dict.fromkeys(("step", "epoch", "batch", "train_step", "attempt"), (("step",), "int64")),
         "time": (("step",), "float64"),
@@ -45,3 +45,29 @@ def test_names_dims_and_dtypes_of_format_1():
         "head": (("sample", "unit"), "float32"),
         "label": (("sample",), "int64"),
     }
+
+
+def test_names_dims_and_dtypes_of_side_data():
+    def forms(variables):
+        return {variable.name: (variable.dims, variable.dtype) for variable in variables}
+
+    row, channel, label = ("row",), ("row", "channel"), ("row", "label", "unit")
+    assert schema.TRUTHS == ("no", "yes", "unlabelled")
+    assert forms(schema.ROW_INDEX) == {"row_step": (row, "int64"), "row_attempt": (row, "int64")}
+    assert forms((*schema.CHANNELS, *schema.CHANNEL_TABLE)) == {
+        **dict.fromkeys(("n", "zeros"), (channel, "uint64")),
+        "mean_abs": (channel, "float64"),
+        "channel_layer": (("channel",), "string"),
+        "channel_index": (("channel",), "int64"),
+    }
+    assert forms((schema.VALUES, *schema.SAMPLE_INDEX)) == {
+        "values": (("sample",), "float32"),
+        **dict.fromkeys(("index", "sample_step", "attempt"), (("sample",), "int64")),
+    }
+    assert forms((schema.HEAD_COUNTS, schema.TRUTH)) == {
+        "counts": (("row", "unit", "truth", "bucket"), "uint32"),
+        "truth": (("truth",), "string"),
+    }
+    assert forms(schema.LABEL_MOMENTS) == {
+        "n": (label, "uint64"), "mean": (label, "float64"), "std": (label, "float64")
+    }  # fmt: skip

@@ -15,9 +15,11 @@ from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 __all__ = [
+    "CHANNEL_COORDINATES",
     "COORDINATES",
     "RAW_COORDINATES",
     "ROOT",
+    "ROW_COORDINATES",
     "ArrayLayout",
     "chunk_key",
     "chunk_length",
@@ -29,6 +31,8 @@ __all__ = [
 ROOT: Final = "zarr.json"
 COORDINATES: Final = "epoch batch train_step attempt time lower upper"
 RAW_COORDINATES: Final = "sample_step attempt"
+ROW_COORDINATES: Final = "row_step row_attempt"
+CHANNEL_COORDINATES: Final = "row_step row_attempt channel_layer channel_index"
 _CRC32C: Final = {"name": "crc32c", "configuration": {}}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,22 +14,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from actlab.errors import StoreError
-from actlab.schema import (
-    COUNTS,
-    FORMAT_VERSION,
-    HEAD,
-    LABEL,
-    LAYER_COORDINATES,
-    LOG_PREFIX,
-    MOMENTS,
-    RAW_GROUP,
-    RAW_INDEX,
-    ROWS,
-    SPLITS,
-    Variable,
-    axis_from_attributes,
-)
-from actlab.store.layout import COORDINATES, RAW_COORDINATES, ROOT
+from actlab.schema import FORMAT_VERSION, SPLITS, axis_from_attributes
+from actlab.store.groups import as_mapping, check_split
+from actlab.store.layout import ROOT
 
 __all__ = ["LARGEST_CHUNK", "Record", "read_record"]
 
@@ -137,18 +124,13 @@ def _split(document: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the root attribute and the metadata of all nodes."""
     if not isinstance(document, dict) or document.get("node_type") != "group":
         raise StoreError(f"is no run, its {ROOT} describes no Zarr v3 group")
-    attributes = _mapping(document.get("attributes")).get("actlab")
+    attributes = as_mapping(document.get("attributes")).get("actlab")
     if not isinstance(attributes, dict) or attributes.get("format", "actlab") != "actlab":
         raise StoreError("is a Zarr group, but no actlab run")
-    nodes = _mapping(document.get("consolidated_metadata")).get("metadata")
+    nodes = as_mapping(document.get("consolidated_metadata")).get("metadata")
     if not isinstance(nodes, dict):
         raise StoreError(f"{ROOT} is damaged: it lists no arrays (consolidated metadata)")
     return attributes, nodes
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """Return a mapping as it is, and anything else as an empty one."""
-    return value if isinstance(value, dict) else {}
 
 
 def _check_version(attributes: Mapping[str, Any]) -> None:
@@ -181,6 +163,13 @@ def _is_layer(value: Any) -> bool:
     return False
 
 
+def _is_rank(value: Any) -> bool:
+    match value:
+        case {"rank": rank, "world_size": size, "job": str()}:
+            return _is_whole(rank) and _is_whole(size) and rank < size
+    return False
+
+
 def _list_of(check: _Check) -> _Check:
     return lambda value: isinstance(value, list) and all(map(check, value))
 
@@ -205,6 +194,8 @@ _ATTRIBUTES: Final[dict[str, tuple[_Check, str]]] = {
     "epochs": (_or_null(_is_text), "'given' or 'inferred'"),
     "model": (_or_null(_is_text), "a name"),
     "versions": (_each(_or_null(_is_text)), "a version for each package"),
+    "skipped": (_each(_is_text), "a reason for each layer"),
+    "ranks": (_or_null(_is_rank), "a rank below a world_size, and a job"),
     "run_id": (_is_text, "text"),
     "created": (_is_text, "text"),
     "writer": (_is_text, "text"),
@@ -270,50 +261,10 @@ def _check_node(name: str, node: Any) -> None:
 def _check_splits(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> None:
     """Check that every array is there, and is as the format has it."""
     n_buckets = axis_from_attributes(attributes["axis"]).n_buckets
+    layers = [layer["name"] for layer in attributes["layers"]]
     for split, count in attributes["rows"].items():
-        sizes = {"step": count, "layer": len(attributes["layers"]), "bucket": n_buckets}
-        for name, variable in _expected(split, nodes):
-            _check_array(name, variable, nodes.get(name), sizes)
+        check_split(split, count, layers, n_buckets, nodes)
         if count == 0:
             raise StoreError(f"{ROOT} is damaged: it lists {split!r}, which has no rows")
-    groups = dict.fromkeys(attributes["rows"], COORDINATES)
-    groups |= {raw: RAW_COORDINATES for split in groups if (raw := f"{split}/{RAW_GROUP}") in nodes}
-    for name, coordinates in groups.items():
-        node = _mapping(nodes.get(name))
-        found = _mapping(node.get("attributes")).get("coordinates")
-        if node.get("node_type") != "group" or found != coordinates:
-            raise StoreError(f"{ROOT} is damaged: {name!r} is no group with coordinates {coordinates!r}")
-    if unknown := [split for split in SPLITS if split in nodes and split not in groups]:
+    if unknown := [split for split in SPLITS if split in nodes and split not in attributes["rows"]]:
         raise StoreError(f"{ROOT} is damaged: it does not say how many rows {unknown[0]!r} has")
-
-
-def _expected(split: str, nodes: Mapping[str, Any]) -> Iterator[tuple[str, Variable]]:
-    """Yield name and form of the arrays that a split must have, and of those it may have and has."""
-    for variable in (*ROWS, *MOMENTS, COUNTS, *LAYER_COORDINATES):
-        yield f"{split}/{variable.name}", variable
-    for name in nodes:
-        if name.startswith(f"{split}/{LOG_PREFIX}"):
-            yield name, Variable(name, ("step",), "float64", "NaN", "")
-    raw = f"{split}/{RAW_GROUP}"
-    if any(name == raw or name.startswith(f"{raw}/") for name in nodes):
-        for variable in (HEAD, *RAW_INDEX):
-            yield f"{raw}/{variable.name}", variable
-    if (label := f"{raw}/{LABEL.name}") in nodes:
-        by_unit = nodes[label].get("dimension_names") == list(HEAD.dims)
-        dims = HEAD.dims if by_unit else LABEL.dims
-        yield label, Variable(LABEL.name, dims, LABEL.dtype, LABEL.fill, LABEL.description)
-
-
-def _check_array(name: str, variable: Variable, node: Any, sizes: Mapping[str, int]) -> None:
-    """Check that an array is there, with its dims, dtype and lengths."""
-    if node is None:
-        raise StoreError(f"half a run: the array {name!r} is missing")
-    found = (node.get("dimension_names"), node.get("data_type"))
-    expected = (list(variable.dims), variable.dtype)
-    if found != expected:
-        raise StoreError(f"{name!r} is {_shown(found)}, expected {expected}")
-    if len(node["shape"]) != len(variable.dims):
-        raise StoreError(f"{name!r} has shape {node['shape']}, expected one length for each of {expected[0]}")
-    for dim, size in zip(variable.dims, node["shape"], strict=True):
-        if size != sizes.get(dim, size):
-            raise StoreError(f"{name!r} has {size} along {dim!r}, expected {sizes[dim]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
@@ -15,8 +15,27 @@ from numpy.typing import NDArray
 
 from actlab.errors import nearest
 from actlab.schema import COUNTS, HEAD, LABEL, LOG_NAME, MOMENTS, SPLITS, LayerInfo
+from actlab.store.side import (
+    ChannelStats,
+    HeadCounts,
+    LabelMoments,
+    RawSamples,
+    SideRules,
+    array_bytes,
+    as_bytes,
+    side_bytes,
+)
 
-__all__ = ["Row", "RowRules", "row_checksum", "sound_logs"]
+__all__ = [
+    "ChannelStats",
+    "HeadCounts",
+    "LabelMoments",
+    "RawSamples",
+    "Row",
+    "RowRules",
+    "row_checksum",
+    "sound_logs",
+]
 
 _LARGEST_COUNT = int(np.iinfo(COUNTS.dtype).max)
 
@@ -45,6 +64,14 @@ class Row:
         float32 [sample, unit], the outputs of the head.
     label : numpy.ndarray or None
         int64 [sample] or [sample, unit]; kept only beside `head`.
+    channels : ChannelStats or None
+        Zeros and mean |a| by channel.
+    samples : mapping of str to RawSamples
+        Layer -> its outputs as they were.
+    head_counts : HeadCounts or None
+        A large head by unit and truth.
+    label_moments : LabelMoments or None
+        A large head by true label.
     """
 
     split: str
@@ -63,12 +90,18 @@ class Row:
     logs: Mapping[str, float]
     head: NDArray[np.float32] | None = None
     label: NDArray[np.int64] | None = None
+    channels: ChannelStats | None = None
+    samples: Mapping[str, RawSamples] = field(default_factory=dict)
+    head_counts: HeadCounts | None = None
+    label_moments: LabelMoments | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays, for the bound of the queue."""
         arrays = (self.counts, self.n, self.mean, self.std, self.min, self.max, self.head, self.label)
-        return sum(array.nbytes for array in arrays if array is not None)
+        blocks = (self.channels, self.head_counts, self.label_moments, *self.samples.values())
+        total = sum(array.nbytes for array in arrays if array is not None)
+        return total + sum(array_bytes(block) for block in blocks if block is not None)
 
 
 def row_checksum(row: Row, attempt: int = 0) -> int:
@@ -88,23 +121,19 @@ def row_checksum(row: Row, attempt: int = 0) -> int:
     """
     index = (row.step, row.epoch, row.batch, row.train_step, attempt)
     parts: list[bytes] = [struct.pack("<5qd", *index, row.time)]
-    parts += [_bytes(getattr(row, variable.name), variable.dtype) for variable in (*MOMENTS, COUNTS)]
+    parts += [as_bytes(getattr(row, variable.name), variable.dtype) for variable in (*MOMENTS, COUNTS)]
     logs = sorted((name, float(value)) for name, value in row.logs.items() if not math.isnan(value))
     parts += [name.encode() + struct.pack("<d", value) for name, value in logs]
     if row.head is not None:
-        parts.append(_bytes(row.head, HEAD.dtype))
+        parts.append(as_bytes(row.head, HEAD.dtype))
         # No label reads like labels that are all missing, on disk.
         if row.label is not None and bool((row.label != LABEL.fill).any()):
-            parts.append(_bytes(row.label, LABEL.dtype))
+            parts.append(as_bytes(row.label, LABEL.dtype))
+    parts += side_bytes(row.channels, row.samples, row.head_counts, row.label_moments)
     crc = 0
     for part in parts:
         crc = google_crc32c.extend(crc, part)
     return crc
-
-
-def _bytes(values: NDArray[Any], dtype: str) -> bytes:
-    """Return the little-endian bytes of an array in C order."""
-    return values.astype(np.dtype(dtype).newbyteorder("<"), copy=False).tobytes()
 
 
 class RowRules:
@@ -116,6 +145,7 @@ class RowRules:
         self._steps: dict[str, int] = {}
         self._units: dict[str, int] = {}
         self._label_dims: dict[str, int] = {}
+        self._side: dict[str, SideRules] = {}
 
     def misplaced(self, row: Row) -> str | None:
         """Say why a row has no place of its own in the run, None if it has; remember the place."""
@@ -137,6 +167,28 @@ class RowRules:
             if row.label is not None:
                 self._label_dims[row.split] = row.label.ndim
         return None
+
+    def sound_side(self, row: Row) -> tuple[Row, str | None]:
+        """Return a row without the side data that break the format, and why not the first of them."""
+        rules = self._side.setdefault(row.split, SideRules(self._n_buckets))
+        names = {layer.name for layer in row.layers}
+        found = {
+            "channels": None if row.channels is None else rules.channels(row.channels, names),
+            "head_counts": None if row.head_counts is None else rules.head_counts(row.head_counts),
+            "label_moments": None if row.label_moments is None else rules.label_moments(row.label_moments),
+        }
+        tried = {layer: rules.samples(layer, kept, names) for layer, kept in row.samples.items()}
+        problems = [problem for problem in (*found.values(), *tried.values()) if problem is not None]
+        if not problems:
+            return row, None
+        sound = replace(
+            row,
+            channels=row.channels if found["channels"] is None else None,
+            samples={layer: kept for layer, kept in row.samples.items() if tried[layer] is None},
+            head_counts=row.head_counts if found["head_counts"] is None else None,
+            label_moments=row.label_moments if found["label_moments"] is None else None,
+        )
+        return sound, f"step {row.step} of {row.split!r}: {problems[0]}"
 
     def _table(self, row: Row) -> str | None:
         """Check the layer table and the arrays over it."""

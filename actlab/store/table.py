@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -23,144 +23,41 @@ from actlab.schema import (
     LayerInfo,
     Variable,
 )
-from actlab.store.layout import (
-    COORDINATES,
-    RAW_COORDINATES,
-    ArrayLayout,
-    chunk_key,
-    chunk_length,
-    group_node,
-)
+from actlab.store.arrays import ArrayGroup, roomy
+from actlab.store.layout import COORDINATES, RAW_COORDINATES
 from actlab.store.row import Row, row_checksum
+from actlab.store.side_table import SideTable
 
-__all__ = ["GrowingArray", "RunTable"]
-
-# A partial chunk is written again by every commit, so the many small arrays get small chunks.
-_BIG_CHUNK, _SMALL_CHUNK = 4 << 20, 256 << 10
-_MOST_ROWS, _MOST_SAMPLES = 1 << 10, 1 << 14
-_TIME_UNITS = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"}
-
-
-class GrowingArray:
-    """One array that grows along its first dimension, and may widen along its second.
-
-    Only the last, partial chunk is kept, besides the encoded chunks in `files` (file name ->
-    bytes), which whoever writes them removes one by one.
-
-    Parameters
-    ----------
-    layout : ArrayLayout
-        Dims, dtype, fill and chunks.
-    shape : tuple of int
-        Shape to begin with; what it spans holds the fill value.
-    """
-
-    def __init__(self, layout: ArrayLayout, shape: tuple[int, ...]) -> None:
-        self.layout = layout
-        self.shape = shape
-        self.files: dict[str, bytes] = {}
-        self._columns = self._columns_of(shape)
-        self._tail = self._empty_tail()
-        self._unsaved = shape[0] % layout.chunks[0] > 0
-        self._write_filler(range(self._columns))
-
-    def extend(self, block: NDArray[Any]) -> None:
-        """Append entries [k, ...]; a block narrower than the array is padded with the fill value."""
-        length = self.layout.chunks[0]
-        while len(block) > 0:
-            start = self.shape[0] % length
-            part = block[: length - start]
-            place = (slice(start, start + len(part)), *map(slice, part.shape[1:]))
-            self._tail[place] = part
-            self.shape = (self.shape[0] + len(part), *self.shape[1:])
-            self._unsaved = True
-            if start + len(part) == length:
-                self._encode(self.shape[0] // length - 1)
-                self._tail = self._empty_tail()
-            block = block[len(part) :]
-
-    def extend_filled(self, count: int) -> None:
-        """Append `count` entries of the fill value."""
-        self.extend(self.layout.filled((count, *self.shape[1:])))
-
-    def widen(self, size: int) -> None:
-        """Let the second dimension grow to `size`; earlier entries read the fill value there."""
-        self.shape = (self.shape[0], size, *self.shape[2:])
-        before, self._columns = self._columns, self._columns_of(self.shape)
-        if self._columns == before:
-            return
-        old, self._tail = self._tail, self._empty_tail()
-        self._tail[:, : old.shape[1]] = old
-        self._unsaved = self.shape[0] % self.layout.chunks[0] > 0
-        self._write_filler(range(before, self._columns))
-
-    def encode(self) -> dict[str, bytes]:
-        """Encode the partial chunk, if it changed, and return all files to be written."""
-        if self._unsaved:
-            self._encode(self.shape[0] // self.layout.chunks[0])
-        return self.files
-
-    def _columns_of(self, shape: tuple[int, ...]) -> int:
-        """Count the chunks along the second dimension; every further one has a single chunk."""
-        return -(-shape[1] // self.layout.chunks[1]) if len(shape) > 1 else 1
-
-    def _empty_tail(self) -> NDArray[Any]:
-        """Return the partial chunks of all columns side by side, filled."""
-        length, *rest = self.layout.chunks
-        if rest:
-            rest[0] *= self._columns
-        return self.layout.filled((length, *rest))
-
-    def _encode(self, number: int) -> None:
-        """Encode the tail as the chunks with this number along the first dimension."""
-        for column in range(self._columns):
-            self.files[self._key(number, column)] = self.layout.encode(self._column(column))
-        self._unsaved = False
-
-    def _column(self, column: int) -> NDArray[Any]:
-        """Return the part of the tail that is one chunk."""
-        if self._tail.ndim == 1:
-            return self._tail
-        width = self.layout.chunks[1]
-        return self._tail[:, column * width : (column + 1) * width]
-
-    def _write_filler(self, columns: range) -> None:
-        """Write whole chunks of the fill value: a chunk is never missing."""
-        full = self.shape[0] // self.layout.chunks[0]
-        if full > 0 and len(columns) > 0:
-            filler = self.layout.encode(self.layout.filled(self.layout.chunks))
-            self.files |= {self._key(number, column): filler for number in range(full) for column in columns}
-
-    def _key(self, number: int, column: int) -> str:
-        """Return the file name of a chunk."""
-        return chunk_key((number, column, *(0 for _ in self.layout.chunks[2:]))[: len(self.layout.chunks)])
+__all__ = ["RunTable"]
 
 
 class _SplitTable:
-    """The arrays of one split group, its `raw` child included."""
+    """The groups of one split: its own, `raw`, and those of side data."""
 
     def __init__(self, axis: FloatAxis, names: Sequence[str]) -> None:
         self.rows = 0
         self.last_step = -1
         self.growth: list[list[int]] = []
-        self.arrays: dict[str, GrowingArray] = {}
         # Room for layers that show up later, so that most runs never need a second column of chunks.
-        width = -(-(len(names) + len(names) // 8) // 8) * 8
-        self._widths = {"layer": max(width, 8), "bucket": axis.n_buckets}
-        self._sizes = {"layer": 0, "bucket": axis.n_buckets}
+        sizes, widths = {"layer": 0, "bucket": axis.n_buckets}, {"layer": roomy(len(names))}
+        self._own = ArrayGroup({"coordinates": COORDINATES}, sizes, widths)
+        self._raw: ArrayGroup | None = None
+        self._side = SideTable(axis.n_buckets)
         for variable in (*ROWS, *MOMENTS, COUNTS, *LAYER_COORDINATES):
-            self._create(variable, 0)
-        self.arrays["lower"].extend(axis.lower)
-        self.arrays["upper"].extend(axis.upper)
+            self._own.create(variable)
+        self._own.extend({"lower": axis.lower, "upper": axis.upper})
         self.widen(names)
+
+    def groups(self, split: str) -> dict[str, ArrayGroup]:
+        """Return the groups by path below the root."""
+        raw = {} if self._raw is None else {RAW_GROUP: self._raw}
+        children = {f"{split}/{path}": group for path, group in (raw | self._side.groups).items()}
+        return {split: self._own} | children
 
     def widen(self, names: Sequence[str]) -> None:
         """Let the layer axis grow to these names."""
-        self.arrays["layer"].extend(np.array(names[self._sizes["layer"] :], dtype=object))
-        self._sizes["layer"] = len(names)
-        for array in self.arrays.values():
-            if array.layout.dims[1:2] == ("layer",):
-                array.widen(len(names))
+        self._own.extend({"layer": np.array(names[self._own.sizes["layer"] :], dtype=object)})
+        self._own.widen("layer", len(names))
 
     def add(self, row: Row, attempt: int) -> None:
         """Append one row."""
@@ -170,56 +67,36 @@ class _SplitTable:
         values |= {name: getattr(row, name) for name in ("step", "epoch", "batch", "train_step", "time")}
         values |= {"attempt": attempt, "row_crc32c": row_checksum(row, attempt)}
         values |= {LOG_PREFIX + name: value for name, value in row.logs.items()}
-        for name in values.keys() - self.arrays.keys():
+        arrays = self._own.arrays
+        for name in values.keys() - arrays.keys():
             description = f"{name.removeprefix(LOG_PREFIX)!r} as logged by the training"
-            self._create(Variable(name, ("step",), "float64", "NaN", description), self.rows)
-        for name, value in values.items():
-            self.arrays[name].extend(np.asarray(value)[None])
+            self._own.create(Variable(name, ("step",), "float64", "NaN", description), self.rows)
+        self._own.extend({name: np.asarray(value)[None] for name, value in values.items()})
         self.rows += 1
         self.last_step = row.step
-        for name, array in self.arrays.items():
+        for name, array in arrays.items():
             if name.startswith(LOG_PREFIX) and name not in values:
                 array.extend_filled(1)
         if row.head is not None:
             self._add_raw(row, row.head, attempt)
+        self._side.add(row, attempt)
 
     def _add_raw(self, row: Row, head: NDArray[np.float32], attempt: int) -> None:
         """Append the samples of a row to the child group."""
         samples, units = head.shape
-        label, label_path = row.label, f"{RAW_GROUP}/{LABEL.name}"
-        if f"{RAW_GROUP}/{HEAD.name}" not in self.arrays:
-            self._widths["unit"] = self._sizes["unit"] = units
+        if self._raw is None:
+            self._raw = ArrayGroup({"coordinates": RAW_COORDINATES}, {"unit": units})
             for variable in (HEAD, *RAW_INDEX):
-                self._create(variable, 0, f"{RAW_GROUP}/")
-        if label is not None and label_path not in self.arrays:
-            dims = HEAD.dims[: label.ndim]
-            before = self.arrays[f"{RAW_GROUP}/{HEAD.name}"].shape[0]
-            variable = Variable(LABEL.name, dims, LABEL.dtype, LABEL.fill, LABEL.description)
-            self._create(variable, before, f"{RAW_GROUP}/")
-        values = {"head": head, "step": row.step, "sample_step": row.step, "attempt": attempt}
-        for name, value in values.items():
-            block = value if name == "head" else np.full(samples, value)
-            self.arrays[f"{RAW_GROUP}/{name}"].extend(np.asarray(block))
+                self._raw.create(variable)
+        raw, label = self._raw, row.label
+        if label is not None and LABEL.name not in raw.arrays:
+            raw.create(replace(LABEL, dims=HEAD.dims[: label.ndim]), raw.arrays[HEAD.name].shape[0])
+        values = {"step": row.step, "sample_step": row.step, "attempt": attempt}
+        raw.extend({HEAD.name: head} | {name: np.full(samples, value) for name, value in values.items()})
         if label is not None:
-            self.arrays[label_path].extend(label)
-        elif label_path in self.arrays:
-            self.arrays[label_path].extend_filled(samples)
-
-    def _create(self, variable: Variable, length: int, prefix: str = "") -> None:
-        """Create an array with `length` entries of its fill value."""
-        first, *others = variable.dims
-        entry = tuple(self._widths[dim] for dim in others)
-        if first in self._widths:
-            longest = self._widths[first]
-        else:
-            big = variable.name in (COUNTS.name, HEAD.name)
-            most = _MOST_ROWS if variable.name == COUNTS.name else _MOST_SAMPLES
-            itemsize = np.dtype(variable.dtype).itemsize
-            longest = chunk_length(entry, itemsize, _BIG_CHUNK if big else _SMALL_CHUNK, most)
-        attributes = {"long_name": variable.description} | (_TIME_UNITS if variable.name == "time" else {})
-        layout = ArrayLayout(variable.dims, variable.dtype, variable.fill, (longest, *entry), attributes)
-        shape = (length, *(self._sizes[dim] for dim in others))
-        self.arrays[prefix + variable.name] = GrowingArray(layout, shape)
+            raw.extend({LABEL.name: label})
+        elif LABEL.name in raw.arrays:
+            raw.arrays[LABEL.name].extend_filled(samples)
 
 
 class RunTable:
@@ -261,22 +138,24 @@ class RunTable:
         A chunk is forgotten only when the next one is asked for, so an error while it is being
         written leaves it for the next time.
         """
-        for split, table in self._splits.items():
-            for name, array in table.arrays.items():
+        for path, group in self._groups():
+            for name, array in group.arrays.items():
                 pending = array.encode()
                 for key in list(pending):
-                    yield f"{split}/{name}/{key}", pending[key]
+                    yield f"{path}/{name}/{key}", pending[key]
                     del pending[key]
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Return the metadata document of every group and array, by path below the root."""
         nodes: dict[str, dict[str, Any]] = {}
-        for split, table in self._splits.items():
-            nodes[split] = group_node({"coordinates": COORDINATES})
-            if f"{RAW_GROUP}/{HEAD.name}" in table.arrays:
-                nodes[f"{split}/{RAW_GROUP}"] = group_node({"coordinates": RAW_COORDINATES})
-            nodes |= {f"{split}/{name}": a.layout.node(a.shape) for name, a in table.arrays.items()}
+        for path, group in self._groups():
+            nodes |= group.nodes(path)
         return nodes
+
+    def _groups(self) -> Iterator[tuple[str, ArrayGroup]]:
+        """Yield every group and its path below the root."""
+        for split, table in self._splits.items():
+            yield from table.groups(split).items()
 
     def attributes(self) -> dict[str, Any]:
         """Return what the root attribute says of rows and layers."""

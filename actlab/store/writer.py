@@ -52,7 +52,8 @@ class RunWriter:
     fsync : bool or "auto"
         Survive power loss, too; "auto" does so on a local disk.
     on_error : {"warn", "raise"}
-        What the next call does about a row or a log that cannot be written, or a disk that fails.
+        What the next call does about a row, a log or side data that cannot be written, or a disk that
+        fails.
 
     Raises
     ------
@@ -115,8 +116,8 @@ class RunWriter:
         -------
         bool
             False if it was dropped: the queue is full or the row breaks the format, and its step is
-            recorded as a gap; or it has no step of its own, or recording has ended. A logged scalar
-            that breaks the format is left out alone.
+            recorded as a gap; or it has no step of its own, or recording has ended. Logged scalars and
+            side data that break the format are left out alone.
 
         Raises
         ------
@@ -222,6 +223,9 @@ class RunWriter:
         if problem is not None:
             self._tell("log", f"{self.path}: log dropped: {problem}")
             row = replace(row, logs=logs)
+        row, problem = self._rules.sound_side(row)
+        if problem is not None:
+            self._tell("side", f"{self.path}: side data dropped: {problem}")
         if (problem := self._rules.broken(row)) is not None:
             self._tell("row", f"{self.path}: row dropped: {problem}")
         elif self._queue.put(row):

@@ -2,9 +2,11 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from itertools import count
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,10 +14,10 @@ from hypothesis import strategies as st
 from actlab.errors import StoreError
 from actlab.run import open_run
 from actlab.schema import SPLITS
-from actlab.store import table
+from actlab.store import arrays
 from actlab.store.layout import ROOT, chunk_length
 from actlab.store.reader import open_snapshot
-from actlab.store.row import row_checksum
+from actlab.store.row import ChannelStats, HeadCounts, LabelMoments, RawSamples, row_checksum
 from actlab.store.writer import RunWriter
 
 ROWS = st.fixed_dictionaries(
@@ -47,8 +49,8 @@ LATE = PLAIN | {"more_layers": 7, "logs": {"loss"}, "labels": True}
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Make chunks so small that a few rows fill several."""
-    monkeypatch.setattr(table, "_MOST_ROWS", 2)
-    monkeypatch.setattr(table, "_MOST_SAMPLES", 4)
+    monkeypatch.setattr(arrays, "_MOST_ROWS", 2)
+    monkeypatch.setattr(arrays, "_MOST_SAMPLES", 4)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -166,7 +168,14 @@ def recorded(tmp_path_factory, small_axis, make_row):
     writer = RunWriter(path, axis=small_axis, attributes={"head": "layer2", "model": "Net"}, fsync=False)
     for step in range(3):
         writer.append(make_row(step))
-    writer.append(make_row(0, "valid"))
+    ones = np.ones((2, 1), np.uint64)
+    side = {
+        "channels": ChannelStats(("layer0",), (2,), ones[:, 0], ones[:, 0], np.ones(2)),
+        "samples": {"layer1": RawSamples(np.ones((3, 2), np.float16), np.arange(3), np.arange(3))},
+        "head_counts": HeadCounts(np.ones((2, 3, small_axis.n_buckets), np.uint32), pooled=False),
+        "label_moments": LabelMoments(ones, np.ones((2, 1)), np.ones((2, 1))),
+    }
+    writer.append(replace(make_row(0, "valid"), **side))
     writer.close()
     return path, (path / ROOT).read_bytes()
 
@@ -177,8 +186,11 @@ def look_at(run):
     assert len(run.layers) == len(run.names)
     for split in run.splits:
         run[split].compute()
-        if (raw := run.raw(split)) is not None:
-            raw.compute()
+        views = [run.raw, run.channels, run.head_counts, run.label_moments]
+        found = [view(split) for view in views] + [run.samples(split, layer) for layer in run.names]
+        for view in found:
+            if view is not None:
+                view.compute()
 
 
 @settings(max_examples=150)

@@ -4,10 +4,13 @@ import errno
 import os
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from actlab.store.row import ChannelStats, HeadCounts, LabelMoments, RawSamples
 from actlab.store.writer import RunWriter
 
 
@@ -99,3 +102,93 @@ def failing_disk():
             yield disk
 
     return fail
+
+
+# Side data for rows, and what plain xarray gives back of them.
+
+KINDS = ("channels", "samples", "head_counts", "label_moments")
+
+
+def _channels(random, sizes):
+    n = random.integers(1, 9, sum(sizes.values())).astype(np.uint64)
+    zeros, mean_abs = random.integers(0, n, endpoint=True, dtype=np.uint64), random.normal(size=n.size) ** 2
+    return ChannelStats(tuple(sizes), tuple(sizes.values()), n, zeros, mean_abs)
+
+
+def _samples(random, count, shape, dtype, labels):
+    label = {None: None, "index": random.integers(0, 9, count), "hot": random.integers(0, 2, (count, 3))}
+    values = random.normal(size=(count, *shape)).astype(dtype)
+    return RawSamples(values, np.arange(count)[::-1].copy(), label[labels])
+
+
+@pytest.fixture(scope="session")
+def add_side(small_axis):
+    """Return a function that gives a row side data, a pure function of its arguments."""
+
+    def add(
+        row,
+        kinds=KINDS,
+        *,
+        sizes=None,
+        sampled=None,
+        count=3,
+        dtype=np.float32,
+        labels="index",
+        units=2,
+        pooled=False,
+        n_labels=3,
+    ):
+        random = np.random.default_rng([row.step, 7])
+        shapes = {"layer1": (2, 3), "layer2": ()} if sampled is None else sampled
+        n, mean, std = random.normal(10, 2, (3, n_labels, units))
+        mean[0] = std[0] = np.nan
+        side = {
+            "channels": _channels(random, {"layer0": 3, "layer1": 2} if sizes is None else sizes),
+            "samples": {each: _samples(random, count, shapes[each], dtype, labels) for each in shapes},
+            "head_counts": HeadCounts(
+                random.integers(0, 99, (units, 3, small_axis.n_buckets), dtype=np.uint64), pooled
+            ),
+            "label_moments": LabelMoments(n.astype(np.uint64), mean, std),
+        }
+        return replace(row, **{name: side[name] for name in kinds})
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def stored_side():
+    """Return a function that adds to a row what plain xarray finds of its side data in a tree."""
+
+    def find(row, tree):
+        node = tree[row.split]
+        found = {"samples": {}}
+        makers = {
+            "channels": lambda n, zeros, mean_abs: ChannelStats((), (), n, zeros, mean_abs),
+            "head_counts": lambda counts: HeadCounts(counts, node["head"].attrs["units"] == "pooled"),
+            "label_moments": LabelMoments,
+        }
+        names = {"channels": "channels", "head_counts": "head", "label_moments": "labels"}
+        variables = {
+            "channels": ("n", "zeros", "mean_abs"),
+            "head_counts": ("counts",),
+            "label_moments": ("n", "mean", "std"),
+        }
+        for kind, name in names.items():
+            if name in node.children:
+                data = node[name].to_dataset(inherit=False)
+                place = np.flatnonzero(data["row_step"].values == row.step)
+                if place.size:
+                    assert place.size == 1
+                    found[kind] = makers[kind](*(data[each].values[place[0]] for each in variables[kind]))
+        groups = node["samples"].children.values() if "samples" in node.children else ()
+        for group in groups:
+            data = group.to_dataset(inherit=False)
+            data = data.isel(sample=data["sample_step"].values == row.step)
+            if data.sizes["sample"]:
+                label = data["label"].values if "label" in data else None
+                found["samples"][group.attrs["layer"]] = RawSamples(
+                    data["values"].values, data["index"].values, label
+                )
+        return replace(row, **found)
+
+    return find

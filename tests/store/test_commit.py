@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from actlab.errors import StoreError
-from actlab.store import table
+from actlab.store import arrays
 from actlab.store.commit import Committer
 
 # Three commits: a new run, then a partial chunk again, then new layers, a late log and a second split.
@@ -22,8 +22,8 @@ PLAN = (
 def steps(make_row, monkeypatch):
     """Return the rows of each commit, over chunks so small that a commit touches several."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # counted as a call, but not waited for
-    monkeypatch.setattr(table, "_MOST_ROWS", 2)
-    monkeypatch.setattr(table, "_MOST_SAMPLES", 4)
+    monkeypatch.setattr(arrays, "_MOST_ROWS", 2)
+    monkeypatch.setattr(arrays, "_MOST_SAMPLES", 4)
     return [[make_row(**options) for options in rows] for rows in PLAN]
 
 
@@ -135,7 +135,7 @@ def test_a_row_taken_in_part_is_never_committed(tmp_path, small_axis, make_row, 
     committer.commit({})
     before = (tmp_path / "run" / "zarr.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(table.GrowingArray, "extend_filled", lambda array, count: 1 / 0)
+        patch.setattr(arrays.GrowingArray, "extend_filled", lambda array, count: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             committer.add([make_row(1, logs=())])  # breaks off at the log it does not have
     committer.add([make_row(2)])

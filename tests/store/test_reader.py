@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 
 from actlab.errors import StoreError
-from actlab.store import table
+from actlab.store import arrays
 from actlab.store.layout import ROOT
 from actlab.store.reader import open_snapshot
 from actlab.store.writer import RunWriter
@@ -23,7 +23,7 @@ def finished(tmp_path_factory, small_axis, make_row):
     """Return the path of a closed run: two splits, several chunks."""
     path = tmp_path_factory.mktemp("run") / "run.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "_MOST_ROWS", 4)
+        patch.setattr(arrays, "_MOST_ROWS", 4)
         writer = RunWriter(path, axis=small_axis, attributes={"head": "layer2"}, fsync=False)
         for step in range(10):
             writer.append(make_row(step))
@@ -214,7 +214,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("key", "value", "reason"),
         [
-            ("format_version", [2, 0], "has format 2.0, this actlab reads up to 1.0: update it"),
+            ("format_version", [2, 0], "has format 2.0, this actlab reads up to 1.1: update it"),
             ("format_version", None, "zarr.json is damaged: format_version is None"),
             ("format_version", [0, 9], "zarr.json is damaged: format_version is [0, 9]"),
             ("incompat", ["sharded"], "needs ['sharded'], which this actlab does not know: update it"),
@@ -234,6 +234,12 @@ class TestRefused:
             ("head", 5, "zarr.json is damaged: head is 5, expected the name of a layer or null"),
             ("head", "fc", "zarr.json is damaged: head is 'fc', which is no layer"),
             ("closed", 1, "zarr.json is damaged: closed is 1, expected true or false"),
+            ("skipped", ["fc"], "zarr.json is damaged: skipped is ['fc'], expected a reason for each layer"),
+            ("skipped", {"fc": 1}, "zarr.json is damaged: skipped is {'fc': 1}, expected a reason for each"),
+            ("ranks", 2, "zarr.json is damaged: ranks is 2, expected a rank below a world_size, and a job"),
+            ("ranks", {"rank": 2, "world_size": 2, "job": "a"}, "zarr.json is damaged: ranks is {'rank': 2"),
+            ("ranks", {"rank": True, "world_size": 2, "job": "a"}, "zarr.json is damaged: ranks is {'rank'"),
+            ("ranks", {"rank": 0, "world_size": 1}, "zarr.json is damaged: ranks is {'rank': 0"),
             ("format_version", [1, True], "zarr.json is damaged: format_version is [1, True]"),
             ("layers", 3, "the table of layers is damaged: 3"),
             ("rows", {"train": 9, "valid": 1}, "'train/step' has 10 along 'step', expected 9"),
@@ -340,6 +346,16 @@ class TestRefused:
 
         change(run, edit)
         assert refusal(run).startswith("cannot be read: ")
+
+    def test_a_run_of_version_1_0_is_fine(self, run):
+        change(run, lambda document: document["attributes"]["actlab"].update(format_version=[1, 0]))
+        assert open_snapshot(run).tree["train"].sizes["step"] == 10
+
+    def test_ranks_and_reasons_are_fine(self, run):
+        ranks = {"rank": 1, "world_size": 2, "job": "c0ffee"}
+        said = {"ranks": ranks, "skipped": {"embed": "its output is int64", "gone": "complex"}}
+        change(run, lambda document: document["attributes"]["actlab"].update(said))
+        assert open_snapshot(run).attributes["ranks"] == ranks
 
     def test_newer_minors_and_unknown_keys_are_fine(self, run):
         change(

@@ -44,7 +44,7 @@ class TestCommits:
         tree = xr.open_datatree(path, engine="zarr")
         assert not tree.children
         said = tree.attrs["actlab"]
-        assert (said["format"], said["format_version"], said["model"]) == ("actlab", [1, 0], "Net")
+        assert (said["format"], said["format_version"], said["model"]) == ("actlab", [1, 1], "Net")
         assert (said["rows"], said["gaps"], said["closed"], said["commit"]) == ({}, {}, False, 1)
 
     def test_rows_are_committed_without_being_asked(self, start, path, make_row):
@@ -133,6 +133,18 @@ class TestRefusedRows:
             assert not writer.append(make_row(0))
         writer.flush()
         assert attributes(path)["gaps"] == {}
+
+    def test_bad_side_data_cost_only_themselves_and_are_told_once(self, start, path, make_row, add_side):
+        writer = start()
+        writer.append(add_side(make_row(0)))
+        rows = [add_side(make_row(step), units=5, n_labels=7) for step in (1, 2)]
+        with pytest.warns(RuntimeWarning, match="side data dropped: step 1 of 'train': counts of") as caught:
+            assert [writer.append(row) for row in rows] == [True, True]
+        assert len(caught) == 1
+        writer.close()
+        train = xr.open_datatree(path, engine="zarr")["train"]
+        assert train["step"].values.tolist() == train["channels/row_step"].values.tolist() == [0, 1, 2]
+        assert train["head/row_step"].values.tolist() == train["labels/row_step"].values.tolist() == [0]
 
     def test_a_bad_log_costs_only_itself_and_is_told_once(self, start, path, make_row):
         writer = start()

@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from actlab.errors import StoreError
-from actlab.store import table
+from actlab.store import arrays
 from actlab.store.layout import ArrayLayout
 
 
@@ -23,7 +23,7 @@ class TestUnexpectedError:
             return encode(layout, chunk)
 
         def begin(**options):
-            monkeypatch.setattr(table, "_MOST_SAMPLES", 1)  # so that chunks are full while a row is added
+            monkeypatch.setattr(arrays, "_MOST_SAMPLES", 1)  # so that chunks are full while a row is added
             writer = start(flush_every=3600, **options)
             writer.append(make_row(0))
             writer.flush()
