@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, NoReturn
 
 from torch import nn
 
 from actlab.errors import ActlabError, SelectionError, nearest
-from actlab.recording.hooks import in_backward
+from actlab.recording.hooks import Seen
+from actlab.recording.outputs import in_backward
 from actlab.recording.recorder import Recorder
 from actlab.schema import SPLITS
 
@@ -30,6 +31,8 @@ class AutomaticRecorder(Recorder):
     _epochs = "inferred"
 
     def __init__(self, model: nn.Module, path: str | PathLike[str], **options: Any) -> None:
+        if isinstance(model, Mapping):
+            raise TypeError("record takes one model: use actlab.Recorder to record several")
         super().__init__(model, path, **options)
         self._model = model
         # Opened before the first hook that counts, completed after the last.
@@ -89,7 +92,7 @@ class AutomaticRecorder(Recorder):
                 raise SelectionError(f"unknown split {name!r}; {nearest(str(name), SPLITS)}")
             self._given_split, self._split_mode = name, None
 
-    def _before(self, _: object) -> None:
+    def _before(self, _: Seen) -> None:
         """Open a batch for this forward, dropping that of a forward that raised."""
         if self._pauses or in_backward():
             return
@@ -100,7 +103,7 @@ class AutomaticRecorder(Recorder):
             self._begin(*self._place(), labels)
         self._session.lost += not self._is_open
 
-    def _after(self, _: object, __: object) -> None:
+    def _after(self, _: Seen) -> None:
         """Complete the batch of this forward."""
         batch = self._session.batch
         if self._is_open and batch is not None and not self._pauses and not in_backward():

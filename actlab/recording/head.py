@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.multiprocessing import reductions
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.loss import _Loss
 
-from actlab.recording.hooks import Site, is_countable, members
+from actlab.axis import FloatAxis
+from actlab.recording.delivery import Deferred
+from actlab.recording.labels import as_samples
+from actlab.recording.large_head import HeadBlock, LargeHead
+from actlab.recording.sites import Site
+from actlab.recording.tally import Key
 
 # Keeps a storage's identity without its memory: an address alone may be used again.
 _StorageWeakRef: Any = reductions.StorageWeakRef
 
-__all__ = ["MAX_RAW_VALUES", "NO_LABEL", "Head", "as_labels", "as_samples"]
+__all__ = ["MAX_RAW_VALUES", "Head"]
 
 MAX_RAW_VALUES = 8192
 _MAX_LATER_VALUES = 16 * MAX_RAW_VALUES
-NO_LABEL = -100
 
 _SKIPPED = (_Loss, _DropoutNd, nn.Identity, nn.Softmax, nn.Softmax2d, nn.LogSoftmax)
 
@@ -32,15 +36,17 @@ _SKIPPED = (_Loss, _DropoutNd, nn.Identity, nn.Softmax, nn.Softmax2d, nn.LogSoft
 class _Candidate:
     """A leaf's output of the first forward: where it lies, and a copy if it may be kept."""
 
-    name: str
-    site: Site
+    key: Key
     storage: Any
+    version: int
+    shape: torch.Size
     values: torch.Tensor | None
 
     @property
     def has_parameters(self) -> bool:
         """Whether the leaf learns."""
-        return self.site.module is not None and any(True for _ in self.site.module.parameters())
+        module = self.key[0].module
+        return module is not None and any(True for _ in module.parameters())
 
 
 class Head:
@@ -50,164 +56,183 @@ class Head:
     shares its storage, losses, Identity, Dropout and Softmax left out; failing that, the last
     called leaf with parameters. Of several members of its output the head is the first returned.
     Its values are kept raw where the first batch has at most 8,192, and float32 holds them exactly;
-    a later batch that is over 16 times as large, or not exact in float32, is not kept.
+    a later batch that is over 16 times as large, or not exact in float32, is not kept. Where the
+    first batch has more, a `LargeHead` counts them by unit and by YES and NO.
 
     Parameters
     ----------
     name : str or None
         The head's layer name if it is given; None to find it.
+    axis : FloatAxis
+        The recording axis.
     keep : bool
         Whether raw values are wanted at all.
     """
 
-    def __init__(self, name: str | None, *, keep: bool) -> None:
-        self.name = name
+    def __init__(self, name: str | None, axis: FloatAxis, *, keep: bool) -> None:
+        self.key: Key | None = None
         self.unit_dim: int | None = None
+        self._given = name
+        self._axis = axis
         self._keep = keep
         self._is_decided = False
-        self._site: Site | None = None
+        self._large: LargeHead | None = None
+        self._labels: object = None
         self._n_units = 0
         self._candidates: list[_Candidate] = []
         self._outputs: list[torch.Tensor | None] = []
+        self._n = 0
 
-    def see(self, site: Site, suffix: str, tensor: torch.Tensor) -> None:
+    @property
+    def is_sought(self) -> bool:
+        """Whether outputs of all leaves are to be shown to `see`."""
+        return self.key is None
+
+    def begin(self, labels: object) -> None:
+        """Take the labels of the batch that begins, or None."""
+        self._labels = labels
+
+    def see(self, key: Key, tensor: torch.Tensor) -> None:
         """Look at one output of a layer, at the moment of its call."""
-        name = site.name + suffix
-        if suffix and self.name == site.name:
-            self.name = name  # a head given by its module: the first member of its output
-        if name == self.name:
-            self._site = site
+        if self.key is None and self._given is not None and self._is_given(key):
+            self.key = key
+        if key == self.key:
             if self._keep:
-                self._outputs.append(_copy(tensor, _MAX_LATER_VALUES))
-        elif self.name is None and _may_be_head(site) and tensor.dim() > 0:
+                self._take_in(tensor)
+        elif self.key is None and self._given is None and _may_be_head(key[0]) and tensor.dim() > 0:
             values = _copy(tensor, MAX_RAW_VALUES) if self._keep else None
-            self._candidates.append(_Candidate(name, site, _StorageWeakRef(tensor.untyped_storage()), values))
+            storage = _StorageWeakRef(tensor.untyped_storage())
+            self._candidates.append(_Candidate(key, storage, _version(tensor), tensor.shape, values))
 
-    def find(self, output: object) -> None:
-        """Settle on the head, knowing what the model returned (None where that is not known)."""
-        returned = [
-            _StorageWeakRef(tensor.untyped_storage())
-            for _, tensor in members(output)
-            if is_countable(tensor) and tensor.dim() > 0
-        ]
-        made = [each for each in self._candidates if each.storage in returned]
+    def find(self, returned: Sequence[torch.Tensor]) -> None:
+        """Settle on the head, knowing what the model returned (nothing where that is not known)."""
+        if self._given is not None:
+            return
+        storages = [_StorageWeakRef(tensor.untyped_storage()) for tensor in returned if tensor.dim() > 0]
+        made = [each for each in self._candidates if each.storage in storages]
         if chosen := made or [each for each in self._candidates if each.has_parameters]:
-            self._site = chosen[-1].site
-            outputs = [each for each in chosen if each.site is self._site]
-            self.name = min(outputs, key=lambda each: returned.index(each.storage) if made else 0).name
-            self._outputs = [each.values for each in self._candidates if each.name == self.name]
-            self._keep = self._keep and all(values is not None for values in self._outputs)
+            outputs = [each for each in chosen if each.key[:2] == chosen[-1].key[:2]]
+            first = min(outputs, key=lambda each: storages.index(each.storage) if made else 0)
+            self.key = first.key
+            for each in self._candidates:
+                if each.key == self.key and self._keep:
+                    self._take_in(each.values if each.values is not None else _untouched(each, returned))
         self._candidates = []
 
-    def take(self, labels: object) -> NDArray[np.float32] | None:
-        """Return the raw outputs [sample, unit] of the batch, None where none are kept.
-
-        Parameters
-        ----------
-        labels : object
-            The labels of the batch or None: their shape tells class-first outputs.
+    def take(self) -> Deferred[HeadBlock] | None:
+        """Return what is kept of the batch, None where nothing is.
 
         Raises
         ------
         ValueError
             If the number of units is not that of the first batch.
         """
-        copies, self._outputs = self._outputs, []
-        outputs = [copy for copy in copies if copy is not None]
-        n = sum(output.numel() for output in outputs)
-        is_whole = len(outputs) == len(copies) and n <= _MAX_LATER_VALUES
-        if not copies:
+        outputs, self._outputs, self._n = self._outputs, [], 0
+        if self._large is not None:
+            return self._large.take()
+        copies = [output for output in outputs if output is not None]
+        if not copies or len(copies) < len(outputs) or sum(map(torch.numel, copies)) > _MAX_LATER_VALUES:
+            self._is_decided = self._is_decided or bool(outputs)
             return None
-        if not self._is_decided:
-            self._is_decided = True
-            self._keep = self._keep and is_whole and n <= MAX_RAW_VALUES
-            self.unit_dim = self._find_unit_dim(outputs[0], labels) if outputs else None
-        if not self._keep or not is_whole or self.unit_dim is None:
-            return None
-        samples = [as_samples(output, self.unit_dim) for output in outputs]
-        self._n_units = self._n_units or samples[0].shape[1]
+        self._is_decided = True
+        unit_dim = self._settle_unit_dim(copies[0])
+        samples = [as_samples(copy, unit_dim) for copy in copies]
+        is_first, self._n_units = self._n_units == 0, self._n_units or samples[0].shape[1]
         if any(each.shape[1] != self._n_units for each in samples):
-            raise ValueError(f"head {self.name!r} has {samples[0].shape[1]} units, earlier {self._n_units}")
-        return torch.cat(samples).numpy()
+            raise ValueError(f"the head has {samples[0].shape[1]} units, earlier {self._n_units}")
+        return Deferred(samples, partial(self._raw_block, is_first))
+
+    def check_labels(self) -> None:
+        """Raise what was wrong with the labels of the batch, where they were looked at already.
+
+        Raises
+        ------
+        ValueError
+            If the labels do not fit the outputs.
+        """
+        if self._large is not None:
+            self._large.check_labels()
 
     def drop(self) -> None:
         """Keep nothing from now on: the head is not among the recorded layers."""
-        self._keep, self._outputs = False, []
+        self._keep, self._large, self._outputs = False, None, []
 
     def clear(self) -> None:
         """Forget the batch that was not completed."""
-        self._outputs, self._candidates = [], []
+        self._outputs, self._candidates, self._n = [], [], 0
+        if self._large is not None:
+            self._large.clear()
 
-    def _find_unit_dim(self, output: torch.Tensor, labels: object) -> int:
+    def _is_given(self, key: Key) -> bool:
+        """Say whether an output is that of the given head; of several members it is the first."""
+        site, _, suffix = key
+        return self._given in (site.name, site.name + suffix)
+
+    def _take_in(self, tensor: torch.Tensor | None) -> None:
+        """Keep one output of the head: its values, or its counts where there are too many."""
+        if tensor is None:
+            self._outputs.append(None)
+            return
+        self._n += tensor.numel()
+        if self._large is None and not self._is_decided and self._n > MAX_RAW_VALUES:
+            self._is_decided = True
+            self._large = LargeHead(self._axis, self._settle_unit_dim(tensor))
+            self._large.begin(self._labels)
+            earlier, self._outputs = self._outputs, []
+            for output in earlier:
+                if output is not None:
+                    self._large.add(output)
+        if self._large is not None:
+            self._large.begin(self._labels)
+            self._large.add(tensor)
+        else:
+            self._outputs.append(_copy(tensor, _MAX_LATER_VALUES))
+
+    def _raw_block(self, is_first: bool, samples: list[torch.Tensor]) -> HeadBlock:
+        """Join the samples of a batch [sample, unit]; nothing where float32 does not hold them."""
+        values = torch.cat(samples)
+        exact = values.to(torch.float32)
+        if values.dtype == torch.float64 and not bool(((exact == values) | values.isnan()).all()):
+            self._keep = self._keep and not is_first
+            return HeadBlock()
+        return HeadBlock(exact.numpy())
+
+    def _settle_unit_dim(self, output: torch.Tensor) -> int:
         """Return the dimension of the units: 1 for [N, C, ...], else -1 for the last."""
-        shape = tuple(output.shape)
-        if self._site is not None and isinstance(self._site.module, _ConvNd):
-            return len(shape) - 1 - len(self._site.module.kernel_size)
-        shape_of_labels = tuple(getattr(labels, "shape", ()))
-        is_class_first = len(shape) > 2 and shape_of_labels == (shape[0], *shape[2:]) != shape[:-1]
-        return 1 if is_class_first else -1
-
-
-def as_samples(output: torch.Tensor, unit_dim: int) -> torch.Tensor:
-    """Lay an output out as [sample, unit]; one dimension means one unit per sample."""
-    if output.dim() == 1:
-        return output.unsqueeze(1)
-    return output.movedim(unit_dim, -1).reshape(-1, output.shape[unit_dim])
-
-
-def as_labels(labels: Any, shape: tuple[int, int], unit_dim: int) -> NDArray[np.int64] | None:
-    """Bring the labels of a batch into the form of the store.
-
-    Parameters
-    ----------
-    labels : array_like
-        Class indices, one per sample in any shape; 0/1 per sample for one unit; or 0/1 per sample
-        and unit, shaped like the output. -100 means none.
-    shape : (int, int)
-        Samples and units of the head.
-    unit_dim : int
-        Dimension of the units in the head's output.
-
-    Returns
-    -------
-    numpy.ndarray or None
-        int64 [sample], or [sample, unit] for 0/1 per unit; None for the float targets of a
-        regression, which say neither YES nor NO.
-
-    Raises
-    ------
-    ValueError
-        If the labels fit neither the samples nor the outputs.
-    """
-    values = torch.as_tensor(labels).detach().cpu()
-    if values.is_floating_point() and not bool(((values == 0) | (values == 1) | (values == NO_LABEL)).all()):
-        return None
-    values = values.to(torch.int64, copy=True)
-    samples, units = shape
-    if values.numel() == samples:
-        return values.reshape(-1).numpy()
-    if values.dim() > 1 and values.shape[unit_dim] == units and values.numel() == samples * units:
-        return as_samples(values, unit_dim).numpy()
-    raise ValueError(
-        f"labels of shape {tuple(values.shape)} do not fit a head of {samples} samples and {units} units: "
-        f"expected {samples} class indices, or 0/1 for each of the {samples * units} outputs"
-    )
+        if self.unit_dim is None:
+            shape = tuple(output.shape)
+            module = self.key[0].module if self.key is not None else None
+            if isinstance(module, _ConvNd):
+                self.unit_dim = len(shape) - 1 - len(module.kernel_size)
+            else:
+                given = tuple(getattr(self._labels, "shape", ()))
+                is_class_first = len(shape) > 2 and given == (shape[0], *shape[2:]) != shape[:-1]
+                self.unit_dim = 1 if is_class_first else -1
+        return self.unit_dim
 
 
 def _copy(tensor: torch.Tensor, limit: int) -> torch.Tensor | None:
-    """Copy values to float32 in CPU memory, before an in-place operation can change them.
-
-    None where there are more than `limit`, or float32 does not hold them exactly.
-    """
+    """Copy values where they are, before an in-place operation can change them; None above `limit`."""
     if tensor.numel() > limit:
         return None
-    values = tensor.detach()
-    copy = values.to("cpu", torch.float32, copy=True)
-    if values.dtype == torch.float64:
-        values = values.cpu()
-        if not bool(((copy == values) | values.isnan()).all()):
-            return None
-    return copy
+    return tensor.detach().to(torch.float64 if tensor.dtype == torch.float64 else torch.float32, copy=True)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was changed in place; inference tensors do not tell."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _untouched(candidate: _Candidate, returned: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """Return the candidate's output as the model returned it, unless it may have been changed since."""
+    for tensor in returned:
+        if (
+            tensor.shape == candidate.shape
+            and candidate.storage == _StorageWeakRef(tensor.untyped_storage())
+            and candidate.version == _version(tensor) != -1
+        ):
+            return tensor.detach()
+    return None
 
 
 def _may_be_head(site: Site) -> bool:

@@ -7,7 +7,7 @@ import operator
 import platform
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from types import TracebackType
@@ -20,10 +20,10 @@ from torch import nn
 from actlab import __version__
 from actlab.axis import FloatAxis
 from actlab.errors import SelectionError, StoreError, nearest
-from actlab.recording.capture import Capture
+from actlab.recording.capture import Capture, Plan
+from actlab.recording.delivery import Deferred, Delivery
 from actlab.recording.guard import Guard
-from actlab.recording.head import Head, as_labels
-from actlab.recording.hooks import find_sites, select
+from actlab.recording.options import Schedule, make_keepers, make_plan
 from actlab.recording.session import Batch, Session, abandon, await_abandoned
 from actlab.schema import LOG_NAME, SPLITS
 from actlab.store.writer import RunWriter
@@ -45,8 +45,9 @@ class Recorder:
 
     Parameters
     ----------
-    model : torch.nn.Module
-        The model, bare or wrapped (torch.compile, DDP, ...).
+    model : torch.nn.Module or dict of str to torch.nn.Module
+        The model, bare or wrapped (torch.compile, DDP, ...), or several by name (a GAN): the names of
+        their layers begin with it. Code that torch.compile made before is compiled anew.
     path : str or path
         Where the run is written, by custom `runs/NAME.zarr`.
     layers : str or sequence of str, optional
@@ -57,15 +58,28 @@ class Recorder:
         Module classes, or patterns on their names, that a layer must also match.
     axis : FloatAxis
         The recording axis.
-    raw : {"head", None}
+    raw : {"head", None} or sequence of str
         "head" keeps the head's outputs raw, in float32, with their labels, if the first batch has
         at most 8,192 of them and float32 holds them exactly. Later batches that are over 16 times as
-        large, or that float32 does not hold, have counts only.
-    head : str, optional
-        Name of the head; None finds it: the last called leaf whose output the model returns.
-    every : int
-        Record every so many batches of each split, beginning with the first. The batches are counted
-        through all epochs: one with fewer than `every` validation batches may have none recorded.
+        large, or that float32 does not hold, have counts only. A head with more in its first batch is
+        counted by unit (up to 128) and by YES and NO, with moments by label. A list of fnmatch
+        patterns keeps the outputs of these layers, too. None keeps nothing raw.
+    raw_dtype : {"float16", "float32", "float64"}, optional
+        Of the layers in that list; by default their own, float32 for narrower ones than float16.
+    raw_samples : int, optional
+        At most so many samples of each forward of these layers, evenly spread; by default all.
+    head : str or sequence of str, optional
+        Name of the head; None finds it: the last called leaf whose output the model returns. Of
+        several, the first is the head and the others are kept raw as by `raw`.
+    every : int or dict of int to int
+        Record every so many batches of each split, beginning with the first; `{0: 1, 1000: 10}` says
+        from which step on. The batches are counted through all epochs: one with fewer than `every`
+        validation batches may have none recorded.
+    calls : {"sum", "separate"}
+        Whether the calls of a module within one forward are counted together, or as `relu#1`, `relu#2`.
+    functional : bool
+        Count the results of activation functions called without a module as well, such as `F.relu`
+        in `block1`: layer `block1.F.relu`.
     on_error : {"warn", "raise"}
         What a failure of actlab's own does inside the training loop.
     overwrite : bool
@@ -87,38 +101,46 @@ class Recorder:
 
     def __init__(  # noqa: PLR0913 - the public signature; all but two are keywords
         self,
-        model: nn.Module,
+        model: nn.Module | Mapping[str, nn.Module],
         path: str | PathLike[str],
         *,
         layers: str | Sequence[str] | None = None,
         kinds: str | type[nn.Module] | Sequence[str | type[nn.Module]] | None = None,
         axis: FloatAxis = FloatAxis(),  # noqa: B008 - frozen
-        raw: Literal["head"] | None = "head",
-        head: str | None = None,
-        every: int = 1,
+        raw: Literal["head"] | Sequence[str] | None = "head",
+        raw_dtype: Literal["float16", "float32", "float64"] | None = None,
+        raw_samples: int | None = None,
+        head: str | Sequence[str] | None = None,
+        every: int | Mapping[int, int] = 1,
+        calls: Literal["sum", "separate"] = "sum",
+        functional: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         overwrite: bool = False,
         flush_every: float = 1.0,
     ) -> None:
-        _check(model, axis, raw, every, on_error)
-        sites = find_sites(model)
-        selection = select(sites, layers, kinds, head)
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
+        heads = [] if head is None else [head] if isinstance(head, str) else list(head)
+        self._schedule = Schedule(every)
+        plan = make_plan(model, layers, kinds, heads, calls, functional=functional)
+        keepers = make_keepers(plan, axis, heads, raw, raw_dtype, raw_samples)
         self._guard = Guard(on_error)
-        self._head = Head(head, keep=raw == "head")
-        self._told_head: tuple[str, int | None] | None = None
-        capture = Capture(selection, self._head, axis, self._guard)
-        self._every = every
+        self._head, self._channels = keepers.head, keepers.channels
+        self._told_head: tuple[str | None, int | None] | None = None
+        self._n_skipped = 0
         self._steps = dict.fromkeys(SPLITS, 0)
+        self._rows = dict.fromkeys(SPLITS, 0)
         self._places = dict.fromkeys(SPLITS, (_NO_EPOCH, 0))
         self._is_open = False
         self._is_closed = False
         self._pauses = 0
+        capture = Capture(plan, keepers, self._guard)
         try:
-            capture.attach(model, sites)
+            capture.attach()
             writer = _open_writer(
                 path,
                 axis=axis,
-                attributes=_origin(model) | {"epochs": self._epochs},
+                attributes=_origin(plan) | {"epochs": self._epochs},
                 overwrite=overwrite,
                 flush_every=flush_every,
                 on_error=on_error,
@@ -190,6 +212,7 @@ class Recorder:
         """
         committed: dict[str, int] = {}
         with self._guard("flush"):
+            self._session.hand_over(wait=True)
             committed.update(self._session.writer.flush())
         return committed
 
@@ -203,6 +226,20 @@ class Recorder:
         finally:
             self._pauses -= 1
             self._listen()
+
+    @contextmanager
+    def detached(self) -> Iterator[None]:
+        """Take every hook off the model inside, and put them back after: for what looks at hooks.
+
+        `torch.jit.script`, for one, compiles them. Nothing is recorded meanwhile.
+        """
+        with self.pause():
+            self._session.capture.detach()
+            try:
+                yield
+            finally:
+                if not self._is_closed:
+                    self._session.capture.attach()
 
     def close(self) -> None:
         """Remove all hooks, seal the last row, commit everything; more calls do nothing."""
@@ -241,9 +278,13 @@ class Recorder:
             number=number if epoch == last_epoch else 0,
             train_step=self._steps["train"],
             labels=labels,
-            is_recorded=step % self._every == 0 and not self._pauses,
+            is_recorded=self._schedule.has(step) and not self._pauses,
         )
         self._is_open = self._session.is_used = True
+        if self._session.batch.is_recorded:
+            self._session.capture.begin(labels)
+            self._channels.begin(split, self._rows[split], self._session.batch.epoch)
+            self._rows[split] += 1
         self._listen()
 
     def _listen(self) -> None:
@@ -256,42 +297,59 @@ class Recorder:
     def _discard(self) -> None:
         """Forget the open batch: it makes no row and does not count as a step."""
         self._session.batch, self._is_open = None, False
-        self._listen()
+        self._session.capture.end()
         self._session.capture.clear()
 
     def _finish(self) -> None:
         """Complete the open batch; its row waits for `log` until it is sealed."""
         batch, self._is_open = self._session.batch, False
-        self._listen()
+        self._session.capture.end()
         if batch is None:
             return
         self._steps[batch.split] += 1
         self._places[batch.split] = (batch.epoch, batch.number + 1)
-        labels, batch.labels = batch.labels, None
         if batch.is_recorded:
             batch.time = time.time()
             with self._guard("row"):
                 batch.totals = self._session.capture.take()
             self._session.lost += batch.totals is None
-            with self._guard("raw outputs", "this batch has its counts only"):
-                self._take_head(batch, labels)
+            self._take_rest(batch)
+
+    def _take_rest(self, batch: Batch) -> None:
+        """Add what else was kept of a completed batch beside the counts."""
+        labels, batch.labels = batch.labels, None
+        if batch.totals is None:
+            return
+        with self._guard("raw outputs", "this batch has its counts only"):
+            self._take_head(batch, labels)
+        with self._guard("channels and samples", "this batch has none"):
+            batch.channels, batch.samples = self._session.capture.take_side(labels)
+        self._tell_skipped()
+        if batch.is_ready():  # as on a CPU always: what is wrong is said where it happened
+            with self._guard("row"):
+                batch.resolve(self._guard)
 
     def _take_head(self, batch: Batch, labels: object) -> None:
-        """Add the raw outputs of the head and their labels; tell the run which layer it is."""
-        if (totals := batch.totals) is None:
-            return
-        head = self._head
-        is_recorded = any(layer.name == head.name for layer in totals.layers)
-        if not is_recorded and head.name is not None:
-            head.drop()
-        batch.head = head.take(labels)
-        if head.name is not None and self._told_head != (news := (head.name, head.unit_dim)):
+        """Add what was kept of the head and the labels; tell the run which layer it is."""
+        name, batch.head = self._session.capture.take_head()
+        if self._head.key is not None and self._told_head != (news := (name, self._head.unit_dim)):
             self._told_head = news
-            name = head.name if is_recorded else None
-            self._session.writer.update_attributes(head=name, head_unit_dim=head.unit_dim)
-        if batch.head is not None and labels is not None and head.unit_dim is not None:
-            with self._guard("labels", "only the labels of this batch are left out"):
-                batch.label = as_labels(labels, batch.head.shape, head.unit_dim)
+            self._session.writer.update_attributes(head=name, head_unit_dim=self._head.unit_dim)
+        batch.unit_dim = self._head.unit_dim
+        with self._guard("labels", "only the labels of this batch are left out"):
+            self._head.check_labels()
+            if batch.head is not None and labels is not None:
+                given = torch.as_tensor(labels).detach()
+                batch.label = Delivery(Deferred([given.clone()], operator.itemgetter(0)))
+
+    def _tell_skipped(self) -> None:
+        """Say once which layers are not counted, and keep it in the run."""
+        skipped = self._session.capture.skipped
+        if len(skipped) > self._n_skipped:
+            self._n_skipped = len(skipped)
+            said = [f"layer {name!r} is not counted: {reason}" for name, reason in skipped.items()]
+            self._guard.warn("skipped", "; ".join(said))
+            self._session.writer.update_attributes(skipped=dict(skipped))
 
 
 def _open_writer(path: str | PathLike[str], *, overwrite: bool, **options: Any) -> RunWriter:
@@ -305,31 +363,30 @@ def _open_writer(path: str | PathLike[str], *, overwrite: bool, **options: Any) 
     return RunWriter(path, overwrite=overwrite, **options)
 
 
-def _check(model: object, axis: object, raw: object, every: object, on_error: object) -> None:
-    """Refuse wrong arguments before anything is written or hooked."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(axis, FloatAxis):
-        raise TypeError(f"axis must be a FloatAxis, got {axis!r}; range and bins are chosen when drawing")
-    if raw not in ("head", None):
-        raise ValueError(f"raw must be 'head' or None, got {raw!r}")
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
-    if on_error not in ("warn", "raise"):
-        raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
-
-
-def _to_number(value: Any) -> float:
-    """Return a logged value as a number; text is none, even where it reads like one."""
+def _to_number(value: Any) -> float | Delivery[float]:
+    """Return a logged value as a number, at once or from its device; text is none, even a numeral."""
     if isinstance(value, str | bytes | bytearray):
         raise TypeError(f"expected a number, got {value!r}")
-    return float(value.detach() if isinstance(value, torch.Tensor) else value)
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"expected one number, got a tensor of shape {tuple(value.shape)}")
+        if value.device.type != "cpu":
+            return Delivery(Deferred([value.detach().clone()], _number_of))
+    return float(value)
 
 
-def _origin(model: nn.Module) -> dict[str, Any]:
+def _number_of(tensors: list[torch.Tensor]) -> float:
+    """Return the number in the first tensor."""
+    return float(tensors[0])
+
+
+def _origin(plan: Plan) -> dict[str, Any]:
     """Return the attributes that say what was recorded, with which versions."""
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": str(torch.__version__)}
-    return {"model": type(model).__name__, "head": None, "versions": {"actlab": __version__, **versions}}
+    names = [
+        f"{key}: {type(each).__name__}" if key else type(each).__name__ for key, each in plan.models.items()
+    ]
+    return {"model": ", ".join(names), "head": None, "versions": {"actlab": __version__, **versions}}
 
 
 def _close_all() -> None:

@@ -1,25 +1,36 @@
-"""One batch, its row, and the part of a recorder that ends a recording, with or without it."""
+"""Batches on their way to the writer, and the part of a recorder that ends a recording."""
 
 from __future__ import annotations
 
 import gc
 import threading
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from actlab.recording.capture import Capture
+from actlab.recording.delivery import Delivery
 from actlab.recording.guard import Guard
-from actlab.recording.tally import Totals
+from actlab.recording.labels import as_labels
+from actlab.recording.large_head import HeadBlock
+from actlab.recording.tally import PendingTotals
+from actlab.store.side import ChannelStats, RawSamples
 from actlab.store.writer import Row, RunWriter
 
 __all__ = ["Batch", "Session", "abandon", "await_abandoned"]
 
+_MOST_WAITING = 16  # rows whose values are still on a device; beyond it training waits for the oldest
+
 
 @dataclass
 class Batch:
-    """A batch from its beginning to the moment its row is sealed."""
+    """A batch from its beginning to the moment its row is written.
+
+    Labels and logged scalars may be tensors of a device on their way to the host, as the rest is.
+    """
 
     split: str
     step: int
@@ -29,14 +40,40 @@ class Batch:
     labels: object
     is_recorded: bool
     time: float = 0.0
-    totals: Totals | None = None
-    head: NDArray[np.float32] | None = None
-    label: NDArray[np.int64] | None = None
-    logs: dict[str, float] = field(default_factory=dict)
+    totals: PendingTotals | None = None
+    head: Delivery[HeadBlock] | None = None
+    unit_dim: int | None = None
+    label: Delivery[torch.Tensor] | None = None
+    channels: Delivery[ChannelStats] | None = None
+    samples: Delivery[dict[str, RawSamples]] | None = None
+    logs: dict[str, float | Delivery[float]] = field(default_factory=dict)
 
-    def to_row(self, totals: Totals) -> Row:
-        """Return the row of the completed batch."""
-        return Row(
+    row: Row | None = None
+
+    def is_ready(self) -> bool:
+        """Say whether `resolve` would not have to wait for a device."""
+        parts = (self.totals, self.head, self.label, self.channels, self.samples)
+        return all(part.is_ready() for part in parts if part is not None)
+
+    def resolve(self, guard: Guard) -> None:
+        """Make the row of the completed batch, what fails of it left out; waits if it must."""
+        if self.totals is None:
+            return
+        totals, self.totals = self.totals.result(), None
+        block, samples = HeadBlock(), dict[str, RawSamples]()
+        channels: ChannelStats | None = None
+        label: NDArray[np.int64] | None = None
+        with guard("raw outputs", "this batch has its counts only"):
+            block = self.head.result() if self.head is not None else block
+        with guard("labels", "only the labels of this batch are left out"):
+            if block.raw is not None and self.label is not None and self.unit_dim is not None:
+                units = block.raw.shape[1]
+                label = as_labels(self.label.result(), (len(block.raw), units), self.unit_dim)
+        with guard("channels", "this batch has none"):
+            channels = self.channels.result() if self.channels is not None else None
+        with guard("samples", "this batch has none"):
+            samples = self.samples.result() if self.samples is not None else samples
+        self.row = Row(
             split=self.split,
             step=self.step,
             epoch=self.epoch,
@@ -50,10 +87,22 @@ class Batch:
             std=totals.std,
             min=totals.min,
             max=totals.max,
-            logs=self.logs,
-            head=self.head,
-            label=self.label,
+            logs={},
+            head=block.raw,
+            label=label,
+            channels=channels,
+            samples=samples,
+            head_counts=block.counts,
+            label_moments=block.moments,
         )
+
+    def log_values(self, guard: Guard) -> dict[str, float]:
+        """Return the logged scalars; waits for those that are still on a device."""
+        values: dict[str, float] = {}
+        for name, value in self.logs.items():
+            with guard(f"log({name!r})"):
+                values[name] = value if isinstance(value, float) else value.result()
+        return values
 
 
 class Session:
@@ -85,22 +134,34 @@ class Session:
         self.capture = capture
         self.writer = writer
         self.guard = guard
+        self._waiting: deque[Batch] = deque()
 
     def seal(self) -> None:
-        """Hand the completed row to the writer."""
+        """Let go of the completed batch: its row is handed to the writer once it is on the host."""
         batch, self.batch = self.batch, None
-        if batch is None or batch.totals is None:
-            return
-        is_taken = False
-        with self.guard("row"):
-            is_taken = self.writer.append(batch.to_row(batch.totals))
-        self.lost += not is_taken
+        if batch is not None and (batch.totals is not None or batch.row is not None):
+            self._waiting.append(batch)
+        self.hand_over(wait=False)
+
+    def hand_over(self, *, wait: bool) -> None:
+        """Hand the rows of sealed batches to the writer, in their order, as far as they are there."""
+        while self._waiting and (wait or len(self._waiting) > _MOST_WAITING or self._waiting[0].is_ready()):
+            batch, is_taken = self._waiting.popleft(), False
+            try:
+                with self.guard("row"):
+                    batch.resolve(self.guard)
+                    if batch.row is not None:
+                        row = replace(batch.row, logs=batch.log_values(self.guard))
+                        is_taken = self.writer.append(row)
+            finally:
+                self.lost += not is_taken
 
     def close(self) -> None:
         """Remove all hooks, seal the last row, commit everything, say what was lost."""
         self.capture.detach()
         try:
             self.seal()
+            self.hand_over(wait=True)
         finally:
             with self.guard("close"):
                 self.writer.close()

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
-from actlab.recording.histogram.cpu import count
+from actlab.recording.counters import Counted, Counters, Pending, make_counters
 from actlab.recording.histogram.moments import Moments
-from actlab.recording.hooks import Site
+from actlab.recording.outputs import Part
+from actlab.recording.sites import Site
 from actlab.schema import LayerInfo
 
-__all__ = ["Tallies", "Totals"]
+__all__ = ["Key", "PendingTotals", "Tallies", "Totals"]
+
+
+Key: TypeAlias = tuple[Site, int, str]
+"""Site, call (1 unless calls are told apart) and suffix of an output."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +38,54 @@ class Totals:
     max: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class PendingTotals:
+    """The totals of a batch, perhaps still on their way from a device."""
+
+    layers: tuple[LayerInfo, ...]
+    n_buckets: int
+    slots: tuple[int, ...]
+    devices: tuple[Pending, ...]
+
+    def is_ready(self) -> bool:
+        """Say whether `result` would not have to wait."""
+        return all(pending.is_ready() for pending in self.devices)
+
+    def result(self) -> Totals:
+        """Return the totals, those of all devices added."""
+        counted = [pending.result() for pending in self.devices]
+        moments = [_joined(slot, counted) for slot in self.slots]
+        n = np.array([each.n for each in moments], np.uint64)
+        width = np.uint32 if n.max(initial=0) <= np.iinfo(np.uint32).max else np.uint64
+        counts = np.zeros((len(self.slots), self.n_buckets), width)
+        for position, slot in enumerate(self.slots):
+            for found in counted:
+                if slot in found:
+                    counts[position] += found[slot][0].astype(width, copy=False)
+        return Totals(
+            layers=self.layers,
+            counts=counts,
+            n=n,
+            mean=np.array([each.mean for each in moments]),
+            std=np.array([each.std for each in moments]),
+            min=np.array([each.min for each in moments]),
+            max=np.array([each.max for each in moments]),
+        )
+
+
+def _joined(slot: int, counted: Sequence[Counted]) -> Moments:
+    """Merge the moments that the devices have of a slot."""
+    return sum((found[slot][1] for found in counted if slot in found), Moments())
+
+
 @dataclass
 class _Tally:
-    """One layer of the table, and what it has counted since the last row."""
+    """One layer of the table: its slot in the counters, and its calls since the last row."""
 
     site: Site
     info: LayerInfo
-    counts: NDArray[np.uint64]
-    moments: Moments = field(default_factory=Moments)
+    slot: int
+    call: int = 1
     calls: int = 0
 
 
@@ -46,8 +93,9 @@ class Tallies:
     """The layer table and its counters.
 
     The table holds one entry per site; where the output of a site has members, they take the place
-    of its entry, and an input without floating-point values has none. After the first row the
-    table only grows at its end.
+    of its entry, and an input without floating-point values has none. Where calls are told apart, a
+    site called more than once in the first row has the entries `relu#1`, `relu#2`. After the first
+    row the table only grows at its end.
 
     Parameters
     ----------
@@ -59,67 +107,105 @@ class Tallies:
 
     def __init__(self, sites: Sequence[Site], axis: FloatAxis) -> None:
         self._axis = axis
-        self._order = {site: position for position, site in enumerate(sites)}
-        self._table = [self._entry(site, "") for site in sites]
-        self._by_name = {tally.info.name: tally for tally in self._table}
-        self._is_fixed = False
+        self._order = {site: float(position) for position, site in enumerate(sites)}
+        self._table: list[_Tally] = []
+        self._by_key: dict[Key, _Tally] = {}
+        self._counters: dict[torch.device, Counters] = {}
+        self._layers: tuple[LayerInfo, ...] = ()
+        self._slots = count()
+        self._is_fixed = self._is_news = False
+        for site in sites:
+            self._enter(site, 1, "")
 
-    def add(self, site: Site, suffix: str, tensor: torch.Tensor) -> None:
-        """Count one output (or the member `suffix` of it) of a site."""
-        tally = self._by_name.get(site.name + suffix)
-        if tally is None:
-            tally = self._by_name[site.name + suffix] = self._entry(site, suffix)
-            self._table.append(tally)
+    def add(self, site: Site, call: int, part: Part) -> None:
+        """Count one part of an output of a site; `call` is 1 unless calls are told apart."""
+        values = part.values
+        if values is None:
+            return
+        tally = self._by_key.get((site, call, part.suffix)) or self._enter(site, call, part.suffix)
         if not tally.info.calls and not tally.calls:
-            tally.info = replace(tally.info, shape=tuple(tensor.shape))
-        tally.moments += count(tensor, self._axis, tally.counts)
+            tally.info = replace(tally.info, shape=tuple(part.shape or values.shape))
+        counters = self._counters.get(values.device)
+        if counters is None:
+            counters = self._counters[values.device] = make_counters(values.device, self._axis)
+        counters.add(tally.slot, values)
+        if part.zeros:
+            counters.add_zeros(tally.slot, part.zeros)
         tally.calls += 1
 
-    def take(self) -> Totals:
+    def place_after(self, site: Site, other: Site | None) -> None:
+        """Give a site that is called for the first time its place in the first row: behind another."""
+        if site not in self._order:
+            place = -1.0 if other is None else self._order.get(other, -1.0)
+            self._order[site] = place + 1e-6 * len(self._order)
+
+    def take(self) -> PendingTotals:
         """Return what was counted since the last time, and start again from zero."""
         if not self._is_fixed:
             self._fix()
         for tally in self._table:
             # A site whose members came late keeps an entry of its own, which was called with them.
-            for entry in (tally, self._by_name.get(tally.site.name, tally)):
+            for entry in (tally, self._by_key.get((tally.site, 1, ""), tally)):
                 if tally.calls and not entry.info.calls:
                     entry.info = replace(entry.info, calls=tally.calls)
-        moments = [tally.moments for tally in self._table]
-        n = np.array([each.n for each in moments], np.uint64)
-        width = np.uint32 if n.max(initial=0) <= np.iinfo(np.uint32).max else np.uint64
-        totals = Totals(
-            layers=tuple(tally.info for tally in self._table),
-            counts=np.array([tally.counts for tally in self._table], width),
-            n=n,
-            mean=np.array([each.mean for each in moments]),
-            std=np.array([each.std for each in moments]),
-            min=np.array([each.min for each in moments]),
-            max=np.array([each.max for each in moments]),
-        )
-        self.clear()
-        return totals
+                    self._is_news = True
+            tally.calls = 0
+        if self._is_news:
+            self._layers = tuple(tally.info for tally in self._table)
+            self._is_news = False
+        slots = tuple(tally.slot for tally in self._table)
+        devices = tuple(counters.take() for counters in self._counters.values())
+        return PendingTotals(self._layers, self._axis.n_buckets, slots, devices)
+
+    def begin(self) -> None:
+        """Start a batch from zero, whatever a captured CUDA graph counted in between."""
+        for counters in self._counters.values():
+            if counters.has_captured:
+                counters.clear()
 
     def clear(self) -> None:
         """Forget what was counted since the last row."""
         for tally in self._table:
-            if tally.calls:
-                tally.counts.fill(0)
-                tally.moments, tally.calls = Moments(), 0
+            tally.calls = 0
+        for counters in self._counters.values():
+            counters.clear()
 
-    def _entry(self, site: Site, suffix: str) -> _Tally:
-        info = LayerInfo(site.name + suffix, site.kind, site.description)
-        return _Tally(site, info, np.zeros(self._axis.n_buckets, np.uint64))
+    def name_of(self, key: Key) -> str:
+        """Return the name that the table has for an output."""
+        site, call, suffix = key
+        tally = self._by_key.get(key)
+        return site.name + _mark(call) + suffix if tally is None else tally.info.name
+
+    def _enter(self, site: Site, call: int, suffix: str) -> _Tally:
+        """Add an entry to the table."""
+        info = LayerInfo(site.name + _mark(call) + suffix, site.kind, site.description)
+        tally = _Tally(site, info, next(self._slots), call)
+        self._by_key[site, call, suffix] = tally
+        self._table.append(tally)
+        self._is_news = True
+        return tally
 
     def _fix(self) -> None:
         """Settle the table at the first row: members replace the entry of their site."""
         called = {tally.site for tally in self._table if tally.calls}
+        repeated = {tally.site for tally in self._table if tally.call > 1}
         self._table = [
             tally
             for tally in self._table
             if tally.calls or (tally.site not in called and tally.info.name == tally.site.name)
             # Layers were called, but not with floating-point values: token ids are no input to count.
-            if tally.calls or tally.site.module is not None or not called
+            if tally.calls or not tally.site.is_input or not called
         ]
-        self._table.sort(key=lambda tally: self._order[tally.site])
-        self._by_name = {tally.info.name: tally for tally in self._table}
-        self._is_fixed = True
+        for tally in self._table:
+            if tally.call == 1 and tally.site in repeated:
+                suffix = tally.info.name.removeprefix(tally.site.name)
+                tally.info = replace(tally.info, name=f"{tally.site.name}#1{suffix}")
+        self._table.sort(key=lambda tally: (self._order[tally.site], tally.call))
+        kept = {id(tally) for tally in self._table}
+        self._by_key = {key: tally for key, tally in self._by_key.items() if id(tally) in kept}
+        self._is_fixed = self._is_news = True
+
+
+def _mark(call: int) -> str:
+    """Return what tells a further call of a module from its first, where calls are told apart."""
+    return f"#{call}" if call > 1 else ""

@@ -7,7 +7,7 @@ from torch import nn
 
 import actlab
 from actlab.axis import LinearAxis
-from actlab.recording.head import as_labels, as_samples
+from actlab.recording.labels import as_labels, as_samples
 from actlab.recording.recorder import Recorder
 
 

@@ -1,186 +1,25 @@
-"""Which layers are found and chosen, which members an output has, what a hook leaves in copies."""
+"""What a hook leaves in copies, and what it does inside compiled, exported and traced models."""
 
 import copy
 import pickle
 import subprocess
 import sys
-from collections import namedtuple
-from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from actlab.errors import SelectionError
-from actlab.recording.hooks import Hook, find_sites, members, select
-
-
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 3, 1)
-        self.conv2 = nn.Conv2d(3, 3, 1)
-        self.relu = nn.ReLU()
-
-    def forward(self, x):
-        return self.relu(self.conv2(self.relu(self.conv1(x))))
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer1 = nn.Sequential(Block(), Block())
-        self.layer2 = Block()
-        self.shared = self.layer2.relu
-        self.fc = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
-        self.empty = nn.ModuleList()
-
-    def forward(self, x):
-        return self.fc(self.layer2(self.layer1(x)).mean((2, 3)))
-
-
-SITES = find_sites(Net())
-
-
-def chosen(layers=None, kinds=None, head=None):
-    return [site.name for site in select(SITES, layers, kinds, head).sites]
-
-
-def test_sites_are_the_input_and_every_module_once_in_order():
-    assert [site.name for site in SITES if site.is_leaf] == [
-        "input",
-        *[f"layer1.{i}.{name}" for i in (0, 1) for name in ("conv1", "conv2", "relu")],
-        *[f"layer2.{name}" for name in ("conv1", "conv2", "relu")],
-        "fc",
-        "empty",
-    ]
-    fc = next(site for site in SITES if site.name == "fc")
-    assert (fc.kind, fc.description) == ("Linear", "in_features=3, out_features=2, bias=True")
-    assert not any("parametrizations" in site.name for site in SITES)
-
-
-def test_a_single_module_goes_by_its_class_and_a_module_called_input_keeps_its_name():
-    assert [site.name for site in find_sites(nn.Linear(1, 1))] == ["input", "Linear"]
-    model = nn.ModuleDict({"input": nn.Linear(1, 1)})
-    assert [site.name for site in find_sites(model)] == ["(input)", "ModuleDict", "input"]
-
-
-def test_prefixes_are_stripped_under_wrappers_only():
-    inner = nn.Sequential(nn.Linear(1, 1))
-    names = [site.name for site in find_sites(inner)]
-    assert [site.name for site in find_sites(torch.compile(inner))] == names
-    assert [site.name for site in find_sites(nn.DataParallel(inner))] == names
-    assert find_sites(nn.ModuleDict({"module": nn.Linear(1, 1)}))[-1].name == "module"
-    nested = nn.Sequential(torch.compile(nn.Linear(1, 1)))
-    assert [site.name for site in find_sites(nested)] == ["input", "Sequential", "0"]
-
-
-@pytest.mark.parametrize(
-    ("layers", "expected"),
-    [
-        ("fc", ["fc"]),
-        (["*.0.conv?", "fc"], ["layer1.0.conv1", "layer1.0.conv2", "fc"]),
-        (["fc", "input"], ["input", "fc"]),
-        (["layer?"], ["layer1", "layer2"]),
-        (["layer1.*", "!*relu"], [f"layer1.{i}.conv{k}" for i in (0, 1) for k in (1, 2)]),
-        (["!layer*", "!empty"], ["input", "fc"]),
-        (["layer2"], ["layer2"]),
-    ],
-)
-def test_patterns_mean_leaves_or_else_containers(layers, expected):
-    assert chosen(layers) == expected
-
-
-@pytest.mark.parametrize(
-    ("kinds", "expected"),
-    [
-        ("Linear", ["fc"]),
-        (nn.Linear, ["fc"]),
-        (["Conv*"], [f"{b}.conv{k}" for b in ("layer1.0", "layer1.1", "layer2") for k in (1, 2)]),
-        ("Block", ["layer1.0", "layer1.1", "layer2"]),
-    ],
-)
-def test_kinds_are_class_names_or_classes(kinds, expected):
-    assert chosen(kinds=kinds) == expected
-
-
-def test_kinds_and_patterns_hold_together():
-    assert chosen("layer2.*", "ReLU") == ["layer2.relu"]
-    assert chosen("!layer1.*", nn.Conv2d) == ["layer2.conv1", "layer2.conv2"]
-
-
-def test_a_given_head_joins_the_selection():
-    assert chosen("input", head="fc") == ["input", "fc"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"layers": ["layer2.cnov1"]},
-            "nothing in the model matches 'layer2.cnov1'; did you mean 'layer2.conv1'",
-        ),
-        ({"layers": ["*", "!fcc"]}, "did you mean 'fc'"),
-        ({"kinds": "Conv1d"}, "did you mean 'Conv2d'"),
-        ({"kinds": nn.LSTM}, "nothing in the model matches 'LSTM'"),
-        ({"layers": []}, "leaves no layer"),
-        ({"layers": ["fc", "!fc"]}, "leaves no layer"),
-        ({"layers": "fc", "kinds": "ReLU"}, "nothing in the model matches 'ReLU'"),
-        ({"head": "fd"}, "did you mean 'fc'"),
-    ],
-)
-def test_a_miss_names_what_is_near(arguments, message):
-    with pytest.raises(SelectionError, match=message):
-        chosen(**arguments)
-
-
-def test_members_of_every_container():
-    a, b, c = torch.zeros(3, 2)
-    Pair = namedtuple("Pair", "left right")
-
-    @dataclass
-    class Output:
-        loss: object
-        logits: object
-
-    for output, expected in [
-        (a, {"": a}),
-        ((a, (b, [c])), {":0": a, ":1:0": b, ":1:1:0": c}),
-        ({"x": a, "y": None}, {":x": a}),
-        (Pair(a, b), {":left": a, ":right": b}),
-        (Output(None, {"z": a}), {":logits:z": a}),
-        ([3, "text", Output], {}),
-        (None, {}),
-    ]:
-        found = dict(members(output))
-        assert found.keys() == expected.keys()
-        assert all(found[key] is expected[key] for key in expected)
-    assert list(dict(members(torch.max(torch.eye(2), 0)))) == [":0", ":1"]
-
-
-def test_packed_and_nested_sequences_count_as_their_values():
-    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
-    assert dict(members((packed, packed))) == {":0": packed.data, ":1": packed.data}
-    nested = torch.nested.nested_tensor([torch.ones(3, 2), torch.ones(1, 2)], layout=torch.jagged)
-    assert dict(members(nested))[""].shape == (4, 2)
-
-
-def test_members_can_be_chosen_by_pattern():
-    sites = find_sites(nn.ModuleDict({"lstm": nn.LSTM(1, 1), "gru": nn.GRU(1, 1)}))
-    selection = select(sites, ["lstm:0", "gru", "!gru:1"])
-    lstm, gru = selection.sites
-    wanted = [
-        (site.name, s) for site in (lstm, gru) for s in (":0", ":1", ":1:0") if selection.wants(site, s)
-    ]
-    assert wanted == [("lstm", ":0"), ("gru", ":0"), ("gru", ":1:0")]
+from actlab.recording.hooks import CompileGuards, Hook
+from actlab.recording.recorder import Recorder
 
 
 def test_copies_and_pickles_of_a_hooked_model_do_nothing_and_need_no_actlab(tmp_path):
     seen = []
     model = nn.Sequential(nn.Linear(2, 2))
     before = model.state_dict().keys()
-    model[0].register_forward_hook(Hook(lambda args, output: seen.append(output)))
-    model.register_forward_pre_hook(Hook(lambda args, kwargs: seen.append(args)), with_kwargs=True)
+    model[0].register_forward_hook(Hook(seen.append))
+    model.register_forward_pre_hook(Hook(seen.append, on_input=True), with_kwargs=True)
     assert model.state_dict().keys() == before
     x = torch.ones(1, 2)
     assert torch.equal(copy.deepcopy(model)(x), pickle.loads(pickle.dumps(model))(x))
@@ -194,3 +33,147 @@ def test_copies_and_pickles_of_a_hooked_model_do_nothing_and_need_no_actlab(tmp_
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     model(x)
     assert len(seen) == 2
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.relu, self.fc2 = nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc2(self.relu(self.fc1(x)))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def make_net():
+    def make():
+        torch.manual_seed(0)
+        return Net()
+
+    return make
+
+
+def steps(call, model, around=None):
+    """Train three steps; returns the losses."""
+    torch.manual_seed(1)
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1), []
+    for _ in range(3):
+        x, y = torch.randn(6, 4), torch.randint(0, 3, (6,))
+        if around is None:
+            loss = nn.functional.cross_entropy(call(x), y)
+        else:
+            with around.batch("train", 0, y):
+                loss = nn.functional.cross_entropy(call(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("is_called_before", [False, True])
+@pytest.mark.parametrize("way", ["wrapped", "in place", "a compiled step"])
+def test_a_compiled_model_counts_what_the_eager_one_does_in_one_graph(
+    writer, make_net, way, is_called_before
+):
+    eager, bare, model = make_net(), make_net(), make_net()
+
+    def compiled(net):
+        if way == "in place":
+            net.compile(backend="aot_eager", fullgraph=True)
+            return net
+        return torch.compile(
+            net if way == "wrapped" else lambda x: net(x), backend="aot_eager", fullgraph=True
+        )
+
+    with Recorder(eager, "memory", on_error="raise") as recorder:
+        steps(eager, eager, recorder)
+    expected = writer().rows
+    losses = steps(compiled(bare), bare)
+    call = compiled(model)
+    if is_called_before:
+        with torch.no_grad():
+            call(torch.randn(6, 4))
+        model.load_state_dict(make_net().state_dict())
+    torch._dynamo.utils.counters.clear()
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        assert steps(call, model, recorder) == losses
+    assert torch._dynamo.utils.counters["graph_break"] == {}
+    for value, other in zip(bare.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(value, other)
+    rows = writer().rows
+    assert [layer.name for layer in rows[0].layers] == [layer.name for layer in expected[0].layers]
+    for row, like in zip(rows, expected, strict=True):
+        np.testing.assert_array_equal(row.counts, like.counts)
+        np.testing.assert_array_equal(row.head, like.head)
+        np.testing.assert_array_equal(row.label, like.label)
+    assert writer().attributes["head"] == "fc2"
+
+
+def test_a_compiled_copy_without_hooks_does_not_serve_the_recorded_model(writer, make_net):
+    model = make_net()
+    call = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        average = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
+        for _ in range(3):
+            with recorder.batch("train", 0):
+                call(torch.randn(6, 4))
+            average(torch.randn(6, 4))
+    assert [row.n.min() for row in writer().rows] == [18] * 3
+
+
+def test_the_setting_of_the_compiler_comes_back_with_the_last_recorder():
+    config = torch._dynamo.config
+    before = config.skip_nnmodule_hook_guards
+    first, second = CompileGuards(), CompileGuards()
+    first.hold(), second.hold(), first.hold()
+    assert not config.skip_nnmodule_hook_guards
+    first.release(), first.release()
+    assert not config.skip_nnmodule_hook_guards
+    second.release()
+    assert config.skip_nnmodule_hook_guards == before
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_exported_program_knows_nothing_of_the_recorder(writer, make_net, strict):
+    model = make_net().eval()
+    x = (torch.randn(2, 4),)
+    bare = torch.export.export(make_net().eval(), x, strict=strict)
+    with Recorder(model, "memory", on_error="raise") as recorder, recorder.batch("valid", 0):
+        exported = torch.export.export(model, x, strict=strict)
+        assert torch.equal(exported.module()(*x), model(*x))
+    assert [node.target for node in exported.graph.nodes] == [node.target for node in bare.graph.nodes]
+    assert writer().rows[0].n.tolist()[-1] == 6
+
+
+def test_a_traced_model_does_not_record(writer, make_net):
+    model = make_net().eval()
+    x = torch.randn(2, 4)
+    with Recorder(model, "memory", on_error="raise") as recorder, recorder.batch("valid", 0):
+        traced = torch.jit.trace(model, x, check_trace=False)
+        assert torch.equal(traced(x), model(x))
+    assert writer().rows[0].n.tolist()[-1] == 6
+
+
+def test_detached_takes_the_hooks_off_and_puts_them_back(writer, make_net, hooks_of):
+    model = make_net().eval()
+    recorder = Recorder(model, "memory", on_error="raise")
+    before = hooks_of(model)
+    with recorder.detached():
+        assert hooks_of(model) == 0
+        scripted = torch.jit.script(model)
+        model(torch.randn(2, 4))
+    assert hooks_of(model) == before
+    with recorder.batch("valid", 0):
+        model(torch.randn(2, 4))
+    recorder.close()
+    assert hooks_of(model) == 0
+    assert scripted(torch.randn(2, 4)).shape == (2, 3)
+    assert [row.n.tolist()[-1] for row in writer().rows] == [6]

@@ -1,0 +1,131 @@
+"""Counters of one device: counts and moments of many layers, taken once per batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from actlab.axis import FloatAxis
+from actlab.recording.histogram.moments import Moments
+
+__all__ = ["Counted", "Counters", "CpuCounters", "Pending", "make_counters"]
+
+Counted: TypeAlias = dict[int, tuple[NDArray[np.unsignedinteger[Any]], Moments]]
+"""Slot -> counts [bucket] and moments."""
+
+
+class Pending(Protocol):
+    """What was counted up to a `take`, perhaps still on its way from a device."""
+
+    def is_ready(self) -> bool:
+        """Say whether `result` would not have to wait."""
+
+    def result(self) -> Counted:
+        """Return what was counted, of the slots that received anything."""
+
+
+class Counters(Protocol):
+    """Counts and moments of numbered slots on one device; nothing but `Pending.result` waits for it."""
+
+    has_captured: bool
+    """Whether a captured CUDA graph counts into these whenever it is replayed."""
+
+    def add(self, slot: int, tensor: torch.Tensor) -> None:
+        """Count the values of a tensor."""
+
+    def add_zeros(self, slot: int, number: int) -> None:
+        """Count so many exact zeros."""
+
+    def take(self) -> Pending:
+        """Return what was counted since the last time, and start again from zero."""
+
+    def clear(self) -> None:
+        """Forget what was counted since the last time."""
+
+
+@dataclass
+class _Counted:
+    """What was counted in CPU memory."""
+
+    counted: Counted
+
+    def is_ready(self) -> bool:
+        """Say yes: it was counted at once."""
+        return True
+
+    def result(self) -> Counted:
+        """Return it."""
+        return self.counted
+
+
+class CpuCounters:
+    """Counters in CPU memory, for tensors of any device that has none of its own.
+
+    Parameters
+    ----------
+    axis : FloatAxis
+        The recording axis.
+    """
+
+    has_captured = False
+
+    def __init__(self, axis: FloatAxis) -> None:
+        self._axis = axis
+        self._count: Any = import_module(_cpu_kernel()).count
+        self._counts: dict[int, NDArray[np.uint64]] = {}
+        self._moments: dict[int, Moments] = {}
+
+    def add(self, slot: int, tensor: torch.Tensor) -> None:
+        """Count the values of a tensor."""
+        moments = self._count(tensor, self._axis, self._slot(slot))
+        before = self._moments.get(slot)
+        self._moments[slot] = moments if before is None else before + moments
+
+    def add_zeros(self, slot: int, number: int) -> None:
+        """Count so many exact zeros."""
+        self._slot(slot)[self._axis.zero] += np.uint64(number)
+        moments = Moments(number, number, 0.0, 0.0, 0.0, 0.0) if number else Moments()
+        self._moments[slot] = self._moments.get(slot, Moments()) + moments
+
+    def take(self) -> _Counted:
+        """Return what was counted since the last time, and start again from zero."""
+        counted: Counted = {}
+        for slot, moments in self._moments.items():
+            width = np.uint32 if moments.n <= np.iinfo(np.uint32).max else np.uint64
+            counted[slot] = self._counts[slot].astype(width), moments
+        self.clear()
+        return _Counted(counted)
+
+    def clear(self) -> None:
+        """Forget what was counted since the last time."""
+        for slot in self._moments:
+            self._counts[slot].fill(0)
+        self._moments.clear()
+
+    def _slot(self, slot: int) -> NDArray[np.uint64]:
+        if slot not in self._counts:
+            self._counts[slot] = np.zeros(self._axis.n_buckets, np.uint64)
+        return self._counts[slot]
+
+
+def _cpu_kernel() -> str:
+    """Name the module that counts on the CPU: numba's, or where that is missing plain torch."""
+    try:
+        import_module("numba")
+    except ImportError:
+        return "actlab.recording.histogram.torch_ops"
+    return "actlab.recording.histogram.cpu"
+
+
+def make_counters(device: torch.device, axis: FloatAxis) -> Counters:
+    """Return the counters for tensors of a device."""
+    if device.type == "cuda":
+        from actlab.recording.histogram.cuda import CudaCounters  # noqa: PLC0415 - not without a GPU
+
+        return CudaCounters(axis, device)
+    return CpuCounters(axis)

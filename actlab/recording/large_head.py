@@ -1,0 +1,195 @@
+"""A head with too many outputs to keep: counted by unit and by YES and NO, with moments by label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from actlab.axis import FloatAxis
+from actlab.recording.delivery import Deferred
+from actlab.recording.labels import as_samples, is_hot
+from actlab.schema import MOST_LABELS, MOST_UNITS
+from actlab.store.side import HeadCounts, LabelMoments
+
+__all__ = ["HeadBlock", "LargeHead"]
+
+_NO, _YES, _UNLABELLED = range(3)  # the order of schema.TRUTHS
+
+
+@dataclass(frozen=True)
+class HeadBlock:
+    """What is kept of the head in one batch: raw outputs [sample, unit], or counts of a large head."""
+
+    raw: NDArray[np.float32] | None = None
+    counts: HeadCounts | None = None
+    moments: LabelMoments | None = None
+
+
+class LargeHead:
+    """Count the outputs of a head while they are there.
+
+    Parameters
+    ----------
+    axis : FloatAxis
+        The recording axis.
+    unit_dim : int
+        Dimension of the units in the output.
+    """
+
+    def __init__(self, axis: FloatAxis, unit_dim: int) -> None:
+        self._axis = axis
+        self._unit_dim = unit_dim
+        self._labels: torch.Tensor | None = None
+        self._problem: ValueError | None = None
+        self._offset = 0
+        self._is_pooled = False
+        self._counts: torch.Tensor | None = None
+        self._sums: torch.Tensor | None = None
+
+    def begin(self, labels: object) -> None:
+        """Take the labels of the batch, or None."""
+        self._labels = None if labels is None else torch.as_tensor(labels).detach()
+
+    def add(self, output: torch.Tensor) -> None:
+        """Count one output of the head."""
+        output = output.unsqueeze(1) if output.dim() == 1 else output
+        units = output.shape[self._unit_dim]
+        labels = self._labels_of(output)
+        truth = _truth(output, labels, self._unit_dim)
+        self._is_pooled = units > MOST_UNITS
+        if not self._is_pooled:
+            truth = truth + 3 * _along(units, output, self._unit_dim)
+        self._count(output, truth, 3 * (1 if self._is_pooled else units))
+        if labels is not None:
+            self._add_moments(output, labels)
+
+    def take(self) -> Deferred[HeadBlock] | None:
+        """Return what was counted in the batch, and start again from zero."""
+        counts, sums = self._counts, self._sums
+        self.clear()
+        if counts is None:
+            return None
+        tensors = [counts] if sums is None else [counts, sums]
+        return Deferred(tensors, partial(_block, self._axis.n_buckets, self._is_pooled))
+
+    def check_labels(self) -> None:
+        """Raise what was wrong with the labels of the batch."""
+        problem, self._problem = self._problem, None
+        if problem is not None:
+            raise problem
+
+    def clear(self) -> None:
+        """Forget the batch."""
+        self._counts = self._sums = None
+        self._offset = 0
+
+    def _labels_of(self, output: torch.Tensor) -> torch.Tensor | None:
+        """Return the labels that belong to this output: [sample] or [sample, unit], -100 for none.
+
+        A batch may be several forwards: each takes the next samples.
+        """
+        if self._labels is None:
+            return None
+        units = output.shape[self._unit_dim]
+        samples = output.numel() // max(units, 1)
+        labels = self._labels.to(output.device, non_blocking=True)
+        total = labels.numel()
+        hot = labels.dim() == output.dim() and units > 1 and total >= output.numel()
+        flat = as_samples(labels, self._unit_dim) if hot else labels.reshape(-1)
+        start, self._offset = self._offset, self._offset + samples
+        if self._offset > len(flat) or (start == 0 and not hot and len(flat) % samples):
+            self._offset = 0
+            try:
+                is_hot(labels.shape, samples, units, self._unit_dim)
+            except ValueError as error:
+                self._problem = error
+                return None
+        part = flat[start : start + samples]
+        # A float target that is neither 0 nor 1 says neither YES nor NO.
+        none = (part != 0) & (part != 1) if part.is_floating_point() else part < 0
+        return torch.where(none, -100, part.to(torch.int64))
+
+    def _count(self, output: torch.Tensor, groups: torch.Tensor, n_groups: int) -> None:
+        """Count each value into its group."""
+        size = n_groups * self._axis.n_buckets
+        if self._counts is None:
+            self._counts = torch.zeros(size, dtype=torch.int64, device=output.device)
+        if output.device.type == "cpu" and (counted := _numba_kernel()) is not None:
+            table: Any = self._counts.numpy().view(np.uint64).reshape(n_groups, -1)
+            counted(output.detach(), groups, self._axis, table)
+        else:
+            bucket_index = import_module("actlab.recording.histogram.torch_ops").bucket_index
+            place = groups * self._axis.n_buckets + bucket_index(output.detach(), self._axis)
+            place = place.reshape(-1)
+            self._counts.scatter_add_(0, place, torch.ones_like(place))
+
+    def _add_moments(self, output: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add number, finite number, sum and sum of squares [4, label, unit] by true label."""
+        values = as_samples(output.detach(), self._unit_dim)
+        units = values.shape[1]
+        n_labels = min(max(units, 2), MOST_LABELS)
+        finite = values.isfinite()
+        values = torch.where(finite, values, 0).to(torch.float64)
+        rows = torch.stack([torch.ones_like(values), finite.to(torch.float64), values, values * values])
+        if units > MOST_UNITS:
+            rows = rows.sum(2, keepdim=True)
+        if labels.dim() == 2:
+            sums = torch.einsum("sl,ksu->klu", (labels[:, :n_labels] == 1).to(torch.float64), rows)
+        else:
+            # What has no label goes to a last entry that is cut off.
+            entry = torch.where((labels < 0) | (labels >= n_labels), n_labels, labels)
+            sums = torch.zeros(4, n_labels + 1, rows.shape[2], dtype=torch.float64, device=rows.device)
+            sums = sums.index_add_(1, entry, rows)[:, :n_labels]
+        self._sums = sums if self._sums is None else self._sums + sums
+
+
+def _along(units: int, output: torch.Tensor, unit_dim: int) -> torch.Tensor:
+    """Return the number of its unit for each output, to be broadcast."""
+    shape = [1] * output.dim()
+    shape[unit_dim] = units
+    return torch.arange(units, device=output.device).reshape(shape)
+
+
+def _truth(output: torch.Tensor, labels: torch.Tensor | None, unit_dim: int) -> torch.Tensor:
+    """Return NO, YES or unlabelled for each output, in its shape."""
+    if labels is None:
+        return torch.full(output.shape, _UNLABELLED, dtype=torch.int64, device=output.device)
+    units = output.shape[unit_dim]
+    if labels.dim() == 2:
+        spread = output.movedim(unit_dim, -1).shape
+        hot = labels.reshape(spread).movedim(-1, unit_dim)
+        return torch.where(hot == 1, _YES, torch.where(hot == 0, _NO, _UNLABELLED))
+    each = labels.reshape(output.select(unit_dim, 0).shape).unsqueeze(unit_dim)
+    if units == 1:
+        return torch.where(each == 1, _YES, torch.where(each == 0, _NO, _UNLABELLED))
+    truth = torch.where(each == _along(units, output, unit_dim), _YES, _NO)
+    return torch.where((each < 0) | (each >= units), _UNLABELLED, truth)
+
+
+def _block(n_buckets: int, pooled: bool, tensors: list[torch.Tensor]) -> HeadBlock:
+    """Give counts and moments the form of the store."""
+    table = tensors[0].numpy().view(np.uint64).reshape(-1, 3, n_buckets)
+    if table.max(initial=0) <= np.iinfo(np.uint32).max:
+        table = table.astype(np.uint32)  # half the memory, for as long as it waits for the disk
+    counts = HeadCounts(table, pooled=pooled)
+    if len(tensors) == 1:
+        return HeadBlock(counts=counts)
+    n, finite, total, squares = tensors[1].numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / finite
+        std = np.sqrt(np.maximum(squares / finite - mean * mean, 0))
+    return HeadBlock(counts=counts, moments=LabelMoments(n.astype(np.uint64), mean, std))
+
+
+def _numba_kernel() -> Any:
+    """Return the grouped kernel, None where numba is missing."""
+    try:
+        return import_module("actlab.recording.histogram.cpu").count_groups
+    except ImportError:
+        return None
