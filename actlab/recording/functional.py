@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -31,7 +31,7 @@ def _activations() -> dict[Any, str]:
     return {
         function: name
         for name in _NAMES
-        for home in (F, torch, torch.Tensor, torch.special)
+        for home in (functional, torch, torch.Tensor, torch.special)
         for spelling in (name, f"{name}_")
         if (function := getattr(home, spelling, None)) is not None
     }

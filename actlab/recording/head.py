@@ -116,7 +116,11 @@ class Head:
             self.key = first.key
             for each in self._candidates:
                 if each.key == self.key and self._keep:
-                    self._take_in(each.values if each.values is not None else _untouched(each, returned))
+                    values = each.values if each.values is not None else _untouched(each, returned)
+                    if values is None:
+                        self._become_large(each.shape)
+                    else:
+                        self._take_in(values)
         self._candidates = []
 
     def take(self) -> Deferred[HeadBlock] | None:
@@ -135,7 +139,7 @@ class Head:
             self._is_decided = self._is_decided or bool(outputs)
             return None
         self._is_decided = True
-        unit_dim = self._settle_unit_dim(copies[0])
+        unit_dim = self._settle_unit_dim(copies[0].shape)
         samples = [as_samples(copy, unit_dim) for copy in copies]
         is_first, self._n_units = self._n_units == 0, self._n_units or samples[0].shape[1]
         if any(each.shape[1] != self._n_units for each in samples):
@@ -168,25 +172,24 @@ class Head:
         site, _, suffix = key
         return self._given in (site.name, site.name + suffix)
 
-    def _take_in(self, tensor: torch.Tensor | None) -> None:
+    def _take_in(self, tensor: torch.Tensor) -> None:
         """Keep one output of the head: its values, or its counts where there are too many."""
-        if tensor is None:
-            self._outputs.append(None)
-            return
         self._n += tensor.numel()
-        if self._large is None and not self._is_decided and self._n > MAX_RAW_VALUES:
-            self._is_decided = True
-            self._large = LargeHead(self._axis, self._settle_unit_dim(tensor))
-            self._large.begin(self._labels)
-            earlier, self._outputs = self._outputs, []
-            for output in earlier:
-                if output is not None:
-                    self._large.add(output)
+        if not self._is_decided and self._n > MAX_RAW_VALUES:
+            self._become_large(tensor.shape)
         if self._large is not None:
-            self._large.begin(self._labels)
-            self._large.add(tensor)
+            self._large.add(tensor, self._labels)
         else:
             self._outputs.append(_copy(tensor, _MAX_LATER_VALUES))
+
+    def _become_large(self, shape: Sequence[int]) -> None:
+        """Count from now on, and what was kept of this batch so far."""
+        self._is_decided = True
+        self._large = self._large or LargeHead(self._axis, self._settle_unit_dim(shape))
+        earlier, self._outputs = self._outputs, []
+        for output in earlier:
+            if output is not None:
+                self._large.add(output, self._labels)
 
     def _raw_block(self, is_first: bool, samples: list[torch.Tensor]) -> HeadBlock:
         """Join the samples of a batch [sample, unit]; nothing where float32 does not hold them."""
@@ -197,16 +200,15 @@ class Head:
             return HeadBlock()
         return HeadBlock(exact.numpy())
 
-    def _settle_unit_dim(self, output: torch.Tensor) -> int:
+    def _settle_unit_dim(self, shape: Sequence[int]) -> int:
         """Return the dimension of the units: 1 for [N, C, ...], else -1 for the last."""
         if self.unit_dim is None:
-            shape = tuple(output.shape)
             module = self.key[0].module if self.key is not None else None
             if isinstance(module, _ConvNd):
                 self.unit_dim = len(shape) - 1 - len(module.kernel_size)
             else:
                 given = tuple(getattr(self._labels, "shape", ()))
-                is_class_first = len(shape) > 2 and given == (shape[0], *shape[2:]) != shape[:-1]
+                is_class_first = len(shape) > 2 and given == (shape[0], *shape[2:]) != tuple(shape[:-1])
                 self.unit_dim = 1 if is_class_first else -1
         return self.unit_dim
 

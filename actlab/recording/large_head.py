@@ -45,22 +45,17 @@ class LargeHead:
     def __init__(self, axis: FloatAxis, unit_dim: int) -> None:
         self._axis = axis
         self._unit_dim = unit_dim
-        self._labels: torch.Tensor | None = None
         self._problem: ValueError | None = None
         self._offset = 0
         self._is_pooled = False
         self._counts: torch.Tensor | None = None
         self._sums: torch.Tensor | None = None
 
-    def begin(self, labels: object) -> None:
-        """Take the labels of the batch, or None."""
-        self._labels = None if labels is None else torch.as_tensor(labels).detach()
-
-    def add(self, output: torch.Tensor) -> None:
-        """Count one output of the head."""
+    def add(self, output: torch.Tensor, given: object) -> None:
+        """Count one output of the head; `given` are the labels of the whole batch, or None."""
         output = output.unsqueeze(1) if output.dim() == 1 else output
         units = output.shape[self._unit_dim]
-        labels = self._labels_of(output)
+        labels = None if given is None else self._labels_of(output, torch.as_tensor(given).detach())
         truth = _truth(output, labels, self._unit_dim)
         self._is_pooled = units > MOST_UNITS
         if not self._is_pooled:
@@ -89,16 +84,14 @@ class LargeHead:
         self._counts = self._sums = None
         self._offset = 0
 
-    def _labels_of(self, output: torch.Tensor) -> torch.Tensor | None:
+    def _labels_of(self, output: torch.Tensor, given: torch.Tensor) -> torch.Tensor | None:
         """Return the labels that belong to this output: [sample] or [sample, unit], -100 for none.
 
         A batch may be several forwards: each takes the next samples.
         """
-        if self._labels is None:
-            return None
         units = output.shape[self._unit_dim]
         samples = output.numel() // max(units, 1)
-        labels = self._labels.to(output.device, non_blocking=True)
+        labels = given.to(output.device, non_blocking=True)
         total = labels.numel()
         hot = labels.dim() == output.dim() and units > 1 and total >= output.numel()
         flat = as_samples(labels, self._unit_dim) if hot else labels.reshape(-1)
@@ -190,6 +183,6 @@ def _block(n_buckets: int, pooled: bool, tensors: list[torch.Tensor]) -> HeadBlo
 def _numba_kernel() -> Any:
     """Return the grouped kernel, None where numba is missing."""
     try:
-        return import_module("actlab.recording.histogram.cpu").count_groups
+        return import_module("actlab.recording.histogram.groups").count_groups
     except ImportError:
         return None

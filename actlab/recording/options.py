@@ -83,9 +83,7 @@ def make_plan(
             kind = type(each).__name__
             raise TypeError(f"model must be a torch.nn.Module, or a dict of them by name, got {kind}")
         if isinstance(each, torch.jit.ScriptModule):
-            raise TypeError(
-                "model is a ScriptModule, which has no hooks: record the module it was made from"
-            )
+            raise TypeError("model is a ScriptModule, which has no hooks: record the module it was made from")
         if not isinstance(key, str) or (isinstance(model, Mapping) and not key):
             raise TypeError(f"the models of a dict must have names, got {key!r}")
     if not models:

@@ -19,14 +19,14 @@ from torch import nn
 
 from actlab import __version__
 from actlab.axis import FloatAxis
-from actlab.errors import SelectionError, StoreError, nearest
+from actlab.errors import SelectionError, nearest
 from actlab.recording.capture import Capture, Plan
 from actlab.recording.delivery import Deferred, Delivery
 from actlab.recording.guard import Guard
 from actlab.recording.options import Schedule, make_keepers, make_plan
-from actlab.recording.session import Batch, Session, abandon, await_abandoned
+from actlab.recording.session import Batch, Session, abandon
+from actlab.recording.writers import open_writer
 from actlab.schema import LOG_NAME, SPLITS
-from actlab.store.writer import RunWriter
 
 __all__ = ["Recorder"]
 
@@ -80,6 +80,10 @@ class Recorder:
     functional : bool
         Count the results of activation functions called without a module as well, such as `F.relu`
         in `block1`: layer `block1.F.relu`.
+    reduce : bool
+        In distributed training, merge the rows of all ranks while they are recorded, into one run that
+        rank 0 writes. By default each rank writes a run of its own, rank 1 `NAME.rank1.zarr`, and
+        `open_run` merges them.
     on_error : {"warn", "raise"}
         What a failure of actlab's own does inside the training loop.
     overwrite : bool
@@ -114,6 +118,7 @@ class Recorder:
         every: int | Mapping[int, int] = 1,
         calls: Literal["sum", "separate"] = "sum",
         functional: bool = False,
+        reduce: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         overwrite: bool = False,
         flush_every: float = 1.0,
@@ -137,10 +142,11 @@ class Recorder:
         capture = Capture(plan, keepers, self._guard)
         try:
             capture.attach()
-            writer = _open_writer(
+            writer = open_writer(
                 path,
                 axis=axis,
                 attributes=_origin(plan) | {"epochs": self._epochs},
+                reduce=reduce,
                 overwrite=overwrite,
                 flush_every=flush_every,
                 on_error=on_error,
@@ -350,17 +356,6 @@ class Recorder:
             said = [f"layer {name!r} is not counted: {reason}" for name, reason in skipped.items()]
             self._guard.warn("skipped", "; ".join(said))
             self._session.writer.update_attributes(skipped=dict(skipped))
-
-
-def _open_writer(path: str | PathLike[str], *, overwrite: bool, **options: Any) -> RunWriter:
-    """Open the writer; a recorder that nobody holds any more makes room for it."""
-    try:
-        return RunWriter(path, overwrite=overwrite, **options)
-    except StoreError:
-        if not overwrite:
-            raise
-    await_abandoned()
-    return RunWriter(path, overwrite=overwrite, **options)
 
 
 def _to_number(value: Any) -> float | Delivery[float]:

@@ -6,6 +6,7 @@ import gc
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from actlab.recording.labels import as_labels
 from actlab.recording.large_head import HeadBlock
 from actlab.recording.tally import PendingTotals
 from actlab.store.side import ChannelStats, RawSamples
-from actlab.store.writer import Row, RunWriter
+from actlab.store.writer import Row
 
-__all__ = ["Batch", "Session", "abandon", "await_abandoned"]
+__all__ = ["Batch", "Session", "Writer", "abandon", "await_abandoned"]
 
 _MOST_WAITING = 16  # rows whose values are still on a device; beyond it training waits for the oldest
 
@@ -105,6 +106,22 @@ class Batch:
         return values
 
 
+class Writer(Protocol):
+    """What a recorder asks of its writer, see `RunWriter`."""
+
+    def append(self, row: Row) -> bool:
+        """Take a row; never waits. False if it was dropped."""
+
+    def update_attributes(self, **values: Any) -> None:
+        """Merge JSON values into the root attribute of the run."""
+
+    def flush(self) -> dict[str, int]:
+        """Commit what was taken so far; returns the last step of each split."""
+
+    def close(self) -> None:
+        """Commit everything and end."""
+
+
 class Session:
     """The hooks, the latest batch and the writer of a recorder; knows nothing of the recorder itself.
 
@@ -112,7 +129,7 @@ class Session:
     ----------
     capture : Capture
         The hooks.
-    writer : RunWriter
+    writer : Writer
         Where the rows go.
     guard : Guard
         Keeps failures out of the training loop.
@@ -127,7 +144,7 @@ class Session:
         Whether there was a batch at all.
     """
 
-    def __init__(self, capture: Capture, writer: RunWriter, guard: Guard) -> None:
+    def __init__(self, capture: Capture, writer: Writer, guard: Guard) -> None:
         self.batch: Batch | None = None
         self.lost = 0
         self.is_used = False

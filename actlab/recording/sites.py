@@ -44,7 +44,7 @@ class Site:
     @property
     def kind(self) -> str:
         """Class of the module, "input", or the name of the function."""
-        return self.function if self.module is None else type_before_parametrizations(self.module).__name__
+        return self.function if self.module is None else _kind(self.module)
 
     @property
     def is_input(self) -> bool:
@@ -55,6 +55,13 @@ class Site:
     def description(self) -> str:
         """What the module says of itself, such as "10, 2, bias=True"."""
         return "" if self.module is None else self.module.extra_repr()
+
+
+def _kind(module: nn.Module) -> str:
+    """Return the class of a module before torch derived another from it for itself."""
+    found = type_before_parametrizations(module)
+    first, *others = found.__bases__
+    return (others[0] if first.__name__ == "FSDPModule" and others else found).__name__
 
 
 def find_sites(model: nn.Module, prefix: str = "") -> list[Site]:
@@ -84,8 +91,7 @@ def find_sites(model: nn.Module, prefix: str = "") -> list[Site]:
             if not (key == "parametrizations" and is_parametrized(module))
         ]
         if wrapped is None:
-            kind = type_before_parametrizations(module).__name__
-            yield Site(name or kind, module, is_leaf=not children, path=name)
+            yield Site(name or _kind(module), module, is_leaf=not children, path=name)
         for path, child in children:
             if child not in seen:
                 yield from walk(child, path)

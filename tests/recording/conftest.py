@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from actlab.recording import recorder as module
+from actlab.recording import writers as module
 
 
 class MemoryWriter:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from actlab.recording.automatic import AutomaticRecorder
 from actlab.recording.recorder import Recorder
@@ -19,7 +19,7 @@ class Block(nn.Module):
         self.fc, self.act = nn.Linear(4, 4), nn.GELU()
 
     def forward(self, x):
-        return self.act(F.relu(self.fc(x), inplace=True))
+        return self.act(functional.relu(self.fc(x), inplace=True))
 
 
 class Net(nn.Module):
@@ -29,7 +29,7 @@ class Net(nn.Module):
 
     def forward(self, x):
         x = self.b(torch.tanh(self.a(x)))
-        return x.sigmoid() * F.softmax(x, 1).add_(1)
+        return x.sigmoid() * functional.softmax(x, 1).add_(1)
 
 
 NAMES = [
@@ -60,7 +60,7 @@ def test_functions_are_layers_in_the_order_of_their_calls(writer):
     layer = dict(zip(NAMES, row.layers, strict=True))["a.F.relu"]
     assert (layer.kind, layer.shape, layer.calls) == ("relu", (3, 4), 1)
     with torch.no_grad():
-        after = F.relu(model.a.fc(x))
+        after = functional.relu(model.a.fc(x))
     assert row.max[2] == after.max()
 
 
@@ -86,21 +86,25 @@ def test_patterns_choose_among_functions(writer, layers, expected):
         with pytest.raises(KeyError, match="nothing in the model matches 'fc'"):
             Recorder(model, "memory", layers=layers, functional=True)
         return
-    with Recorder(model, "memory", layers=layers, functional=True, on_error="raise") as recorder:
-        with recorder.batch("train", 0):
-            model(torch.randn(3, 4))
+    with (
+        Recorder(model, "memory", layers=layers, functional=True, on_error="raise") as recorder,
+        recorder.batch("train", 0),
+    ):
+        model(torch.randn(3, 4))
     assert [layer.name for layer in writer().rows[0].layers] == expected
 
 
 def test_calls_of_a_function_may_be_told_apart(writer):
     class Twice(nn.Module):
         def forward(self, x):
-            return F.relu(F.relu(x - 1) - 1)
+            return functional.relu(functional.relu(x - 1) - 1)
 
     model = Twice()
-    with Recorder(model, "memory", functional=True, calls="separate", on_error="raise") as recorder:
-        with recorder.batch("train", 0):
-            model(torch.tensor([[0.0, 1.5, 3.0]]))
+    with (
+        Recorder(model, "memory", functional=True, calls="separate", on_error="raise") as recorder,
+        recorder.batch("train", 0),
+    ):
+        model(torch.tensor([[0.0, 1.5, 3.0]]))
     names = [layer.name for layer in writer().rows[0].layers]
     assert names == ["input", "F.relu#1", "F.relu#2", "Twice"]
     assert writer().rows[0].max.tolist() == [3, 2, 1, 1]
@@ -127,10 +131,12 @@ def test_no_mode_is_left_behind(writer, fails):
 
 def test_copies_and_pickles_do_nothing(writer):
     model = Net()
-    with Recorder(model, "memory", functional=True, on_error="raise") as recorder:
-        with recorder.batch("train", 0):
-            copy.deepcopy(model)(torch.randn(2, 4)), pickle.loads(pickle.dumps(model))(torch.randn(2, 4))
-            model(torch.randn(2, 4))
+    with (
+        Recorder(model, "memory", functional=True, on_error="raise") as recorder,
+        recorder.batch("train", 0),
+    ):
+        copy.deepcopy(model)(torch.randn(2, 4)), pickle.loads(pickle.dumps(model))(torch.randn(2, 4))
+        model(torch.randn(2, 4))
     row = writer().rows[0]
     counted = dict(zip([layer.name for layer in row.layers], row.n.tolist(), strict=True))
     assert counted["a.fc"] == 8
@@ -140,7 +146,9 @@ def test_the_result_is_that_of_the_bare_model(writer):
     torch.manual_seed(0)
     model, x = Net(), torch.randn(5, 4)
     expected = model(x)
-    with Recorder(model, "memory", functional=True, on_error="raise") as recorder:
-        with recorder.batch("train", 0):
-            found = model(x)
+    with (
+        Recorder(model, "memory", functional=True, on_error="raise") as recorder,
+        recorder.batch("train", 0),
+    ):
+        found = model(x)
     np.testing.assert_array_equal(found.detach(), expected.detach())

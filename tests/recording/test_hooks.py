@@ -89,9 +89,7 @@ def test_a_compiled_model_counts_what_the_eager_one_does_in_one_graph(
         if way == "in place":
             net.compile(backend="aot_eager", fullgraph=True)
             return net
-        return torch.compile(
-            net if way == "wrapped" else lambda x: net(x), backend="aot_eager", fullgraph=True
-        )
+        return torch.compile(net if way == "wrapped" else net.__call__, backend="aot_eager", fullgraph=True)
 
     with Recorder(eager, "memory", on_error="raise") as recorder:
         steps(eager, eager, recorder)

@@ -48,9 +48,11 @@ def test_dtype_and_number_of_samples_can_be_chosen(writer, dtype, kept):
     model = make_model()
     seen = watch(model[0])
     options = {"raw": ["0"], "raw_dtype": dtype, "raw_samples": 3}
-    with Recorder(model, "memory", on_error="raise", **options) as recorder:
-        with recorder.batch("train", 0, torch.arange(8) % 3):
-            model(torch.randn(8, 1, 6, 6))
+    with (
+        Recorder(model, "memory", on_error="raise", **options) as recorder,
+        recorder.batch("train", 0, torch.arange(8) % 3),
+    ):
+        model(torch.randn(8, 1, 6, 6))
     block = writer().rows[0].samples["0"]
     assert block.values.dtype == kept
     assert block.index.tolist() == [0, 4, 7]
@@ -71,9 +73,11 @@ def test_narrow_outputs_are_kept_without_loss(writer):
 
 def test_several_forwards_of_a_batch_follow_each_other(writer):
     model = nn.Sequential(nn.Linear(1, 1))
-    with Recorder(model, "memory", raw=["0"], raw_samples=2, on_error="raise") as recorder:
-        with recorder.batch("train", 0, torch.arange(7)):
-            model(torch.randn(4, 1)), model(torch.randn(3, 1))
+    with (
+        Recorder(model, "memory", raw=["0"], raw_samples=2, on_error="raise") as recorder,
+        recorder.batch("train", 0, torch.arange(7)),
+    ):
+        model(torch.randn(4, 1)), model(torch.randn(3, 1))
     block = writer().rows[0].samples["0"]
     assert block.index.tolist() == block.label.tolist() == [0, 3, 4, 6]
 
@@ -89,9 +93,11 @@ def test_further_heads_are_kept_raw(writer):
             return self.kind(x), self.place(x)
 
     model = Two()
-    with Recorder(model, "memory", head=["kind", "place"], on_error="raise") as recorder:
-        with recorder.batch("train", 0):
-            model(torch.randn(5, 2))
+    with (
+        Recorder(model, "memory", head=["kind", "place"], on_error="raise") as recorder,
+        recorder.batch("train", 0),
+    ):
+        model(torch.randn(5, 2))
     row = writer().rows[0]
     assert writer().attributes["head"] == "kind"
     assert (row.head.shape, row.samples["place"].values.shape) == ((5, 3), (5, 4))
@@ -99,9 +105,11 @@ def test_further_heads_are_kept_raw(writer):
 
 def test_labels_that_are_not_one_for_each_sample_are_left_out(writer):
     model = nn.Sequential(nn.LSTM(2, 3))
-    with Recorder(model, "memory", raw=["0"], on_error="raise") as recorder:
-        with recorder.batch("train", 0, torch.randint(0, 3, (5 * 4,))):
-            model(torch.randn(5, 4, 2))
+    with (
+        Recorder(model, "memory", raw=["0"], on_error="raise") as recorder,
+        recorder.batch("train", 0, torch.randint(0, 3, (5 * 4,))),
+    ):
+        model(torch.randn(5, 4, 2))
     blocks = writer().rows[0].samples
     assert sorted(blocks) == ["0:0", "0:1:0", "0:1:1"]
     assert blocks["0:0"].values.shape == (5, 4, 3)
