@@ -209,9 +209,8 @@ def _show_facts(console: Console, run: Run) -> None:
 def _show_splits(console: Console, run: Run) -> None:
     """Print one line a split: how much was recorded, and what was dropped."""
     table = _table("split", "rows", "epochs", "gaps", right=("rows",))
-    gaps = run.attributes.get("gaps", {})
     for split in run.splits:
-        dropped = ", ".join(_range(first, last) for first, last in gaps.get(split, []))
+        dropped = ", ".join(_range(first, last) for first, last in run.gaps.get(split, []))
         table.add_row(
             split,
             f"{run[split].sizes['step']:,}",

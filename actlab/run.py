@@ -269,6 +269,17 @@ class Run(Splits):
             )
         return rebin(choose_counts(by_unit, label, unit), axis)
 
+    @property
+    def gaps(self) -> dict[str, list[list[int]]]:
+        """Steps that are missing: those dropped while recording, and those that not every rank has.
+
+        For each split a list of [first, last], ends included.
+        """
+        merged = (self.attributes.get("ranks") or {}).get("dropped", {})
+        recorded = self.attributes.get("gaps", {})
+        found = {split: [*recorded.get(split, []), *merged.get(split, [])] for split in SPLITS}
+        return {split: gaps for split, gaps in found.items() if gaps}
+
     def __repr__(self) -> str:
         """Say what was recorded, how much, and what is missing."""
         attributes = self.attributes
@@ -281,9 +292,7 @@ class Run(Splits):
         missing = [f"split {split!r}" for split in SPLITS if split not in self.splits]
         if never := [layer.name for layer in self._infos if layer.calls == 0]:
             missing.append(f"layers never called ({', '.join(never)})")
-        missing += [
-            f"dropped steps of {split!r}" for split, gaps in attributes.get("gaps", {}).items() if gaps
-        ]
+        missing += [f"dropped steps of {split!r}" for split, gaps in self.gaps.items() if gaps]
         if not attributes.get("closed"):
             missing.append("the end (the run is not closed)")
         return "\n".join([*lines, f"  missing: {'; '.join(missing) or 'nothing'}"])

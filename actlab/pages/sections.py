@@ -330,7 +330,7 @@ def provenance(material: Material, command: str, recipe: str, versions: Mapping[
     never = [str(name) for name in run.layers.index[run.layers["never_called"]]]
     dropped = [
         f"{split} {first}" if first == last else f"{split} {first} to {last}"
-        for split, gaps in attributes.get("gaps", {}).items()
+        for split, gaps in run.gaps.items()
         for first, last in gaps
     ]
     digest = hashlib.sha256()

@@ -223,7 +223,7 @@ class Capture:
             self._latest = site if is_chosen else self._latest
             for suffix, tensor in seen:
                 for part in parts(suffix, tensor):
-                    if part.values is not None:
+                    if part.values is not None and not _is_captured(part.values):
                         self._keepers.head.see((site, call, part.suffix), part.values)
                     if is_chosen and self._plan.selection.wants(site, part.suffix):
                         self._count(site, call, part)
@@ -259,7 +259,14 @@ class Capture:
             return
         keepers = self._keepers
         keepers.tallies.add(site, call, part)
-        if part.zeros == 0 and (keepers.channels.is_on or keepers.samples.is_wanted):
+        if part.zeros or _is_captured(part.values):
+            return
+        if keepers.channels.is_on or keepers.samples.is_wanted:
             key = (site, call, part.suffix)
             keepers.samples.add(key, part.values)
             keepers.channels.add(key, part.values)
+
+
+def _is_captured(values: torch.Tensor) -> bool:
+    """Say whether a CUDA graph is being captured: then nothing is computed yet, and only counters count."""
+    return values.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -77,7 +77,8 @@ class CpuCounters:
     def __init__(self, axis: FloatAxis) -> None:
         self._axis = axis
         self._count: Any = import_module(_cpu_kernel()).count
-        self._counts: dict[int, NDArray[np.uint64]] = {}
+        self._n_slots = 0
+        self._counts = np.zeros((8, axis.n_buckets), np.uint64)
         self._moments: dict[int, Moments] = {}
 
     def add(self, slot: int, tensor: torch.Tensor) -> None:
@@ -94,23 +95,30 @@ class CpuCounters:
 
     def take(self) -> _Counted:
         """Return what was counted since the last time, and start again from zero."""
-        counted: Counted = {}
-        for slot, moments in self._moments.items():
-            width = np.uint32 if moments.n <= np.iinfo(np.uint32).max else np.uint64
-            counted[slot] = self._counts[slot].astype(width), moments
+        most = max((moments.n for moments in self._moments.values()), default=0)
+        taken = self._counts[: self._n_slots].astype(
+            np.uint32 if most <= np.iinfo(np.uint32).max else np.uint64
+        )
+        counted = {slot: (taken[slot], moments) for slot, moments in self._moments.items()}
         self.clear()
         return _Counted(counted)
 
     def clear(self) -> None:
         """Forget what was counted since the last time."""
-        for slot in self._moments:
-            self._counts[slot].fill(0)
-        self._moments.clear()
+        if self._moments:
+            self._counts.fill(0)
+            self._moments.clear()
 
     def _slot(self, slot: int) -> NDArray[np.uint64]:
-        if slot not in self._counts:
-            self._counts[slot] = np.zeros(self._axis.n_buckets, np.uint64)
-        return self._counts[slot]
+        """Return the counts of a slot; room for it is made in blocks."""
+        if slot >= self._n_slots:
+            self._n_slots = slot + 1
+            if slot >= len(self._counts):
+                more = np.zeros((max(slot + 1, 2 * len(self._counts)), self._axis.n_buckets), np.uint64)
+                more[: len(self._counts)] = self._counts
+                self._counts = more
+        row: NDArray[np.uint64] = self._counts[slot]
+        return row
 
 
 def _cpu_kernel() -> str:

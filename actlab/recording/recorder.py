@@ -378,9 +378,9 @@ def _number_of(tensors: list[torch.Tensor]) -> float:
 def _origin(plan: Plan) -> dict[str, Any]:
     """Return the attributes that say what was recorded, with which versions."""
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": str(torch.__version__)}
-    names = [
-        f"{key}: {type(each).__name__}" if key else type(each).__name__ for key, each in plan.models.items()
-    ]
+    # The first module behind the wrappers: DDP and torch.compile say nothing of the model.
+    kinds = {key: sites[1].kind for key, sites in plan.sites.items()}
+    names = [f"{key}: {kind}" if key else kind for key, kind in kinds.items()]
     return {"model": ", ".join(names), "head": None, "versions": {"actlab": __version__, **versions}}
 
 

@@ -52,8 +52,9 @@ class Batch:
     row: Row | None = None
 
     def is_ready(self) -> bool:
-        """Say whether `resolve` would not have to wait for a device."""
-        parts = (self.totals, self.head, self.label, self.channels, self.samples)
+        """Say whether neither `resolve` nor `log_values` would have to wait for a device."""
+        logs = (value for value in self.logs.values() if not isinstance(value, float))
+        parts = (self.totals, self.head, self.label, self.channels, self.samples, *logs)
         return all(part.is_ready() for part in parts if part is not None)
 
     def resolve(self, guard: Guard) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
-from actlab.recording.counters import Counted, Counters, Pending, make_counters
+from actlab.recording.counters import Counters, Pending, make_counters
 from actlab.recording.histogram.moments import Moments
 from actlab.recording.outputs import Part
 from actlab.recording.sites import Site
@@ -23,6 +23,9 @@ __all__ = ["Key", "PendingTotals", "Tallies", "Totals"]
 
 Key: TypeAlias = tuple[Site, int, str]
 """Site, call (1 unless calls are told apart) and suffix of an output."""
+
+
+_Part: TypeAlias = tuple[NDArray[np.unsignedinteger[Any]], Moments]
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,15 @@ class PendingTotals:
     def result(self) -> Totals:
         """Return the totals, those of all devices added."""
         counted = [pending.result() for pending in self.devices]
-        moments = [_joined(slot, counted) for slot in self.slots]
-        n = np.array([each.n for each in moments], np.uint64)
-        width = np.uint32 if n.max(initial=0) <= np.iinfo(np.uint32).max else np.uint64
-        counts = np.zeros((len(self.slots), self.n_buckets), width)
-        for position, slot in enumerate(self.slots):
-            for found in counted:
-                if slot in found:
-                    counts[position] += found[slot][0].astype(width, copy=False)
+        nothing = np.zeros(self.n_buckets, np.uint32), Moments()
+        joined = [
+            _joined([found[slot] for found in counted if slot in found], nothing) for slot in self.slots
+        ]
+        moments = [each for _, each in joined]
         return Totals(
             layers=self.layers,
-            counts=counts,
-            n=n,
+            counts=np.stack([counts for counts, _ in joined] or [nothing[0]])[: len(joined)],
+            n=np.array([each.n for each in moments], np.uint64),
             mean=np.array([each.mean for each in moments]),
             std=np.array([each.std for each in moments]),
             min=np.array([each.min for each in moments]),
@@ -73,9 +73,12 @@ class PendingTotals:
         )
 
 
-def _joined(slot: int, counted: Sequence[Counted]) -> Moments:
-    """Merge the moments that the devices have of a slot."""
-    return sum((found[slot][1] for found in counted if slot in found), Moments())
+def _joined(parts: Sequence[_Part], nothing: _Part) -> _Part:
+    """Add what the devices have of a slot."""
+    if len(parts) < 2:
+        return parts[0] if parts else nothing
+    counts: NDArray[np.uint64] = np.sum([counts for counts, _ in parts], axis=0, dtype=np.uint64)
+    return counts, sum((moments for _, moments in parts), Moments())
 
 
 @dataclass

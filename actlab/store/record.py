@@ -165,8 +165,9 @@ def _is_layer(value: Any) -> bool:
 
 def _is_rank(value: Any) -> bool:
     match value:
-        case {"rank": rank, "world_size": size, "job": str()}:
-            return _is_whole(rank) and _is_whole(size) and rank < size
+        case {"rank": rank, "world_size": size, "job": str(), **more}:
+            sound = _is_whole(rank) and _is_whole(size) and rank < size
+            return sound and _PAIRS(more.get("dropped", {}))
     return False
 
 

@@ -1,0 +1,182 @@
+"""`open_merged`: a run that several ranks recorded, each into its own store, as one snapshot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from actlab.errors import StoreError
+from actlab.schema import SPLITS, LayerInfo
+from actlab.store.files import expand
+from actlab.store.merging import Spans, join_spans, rank_path, spans_of, union_layers
+from actlab.store.rank_groups import merge_split
+from actlab.store.reader import Snapshot, open_snapshot
+
+__all__ = ["open_merged"]
+
+_PLACE = ("step", "epoch", "batch", "train_step")
+_LAYER_FIELDS = [field.name for field in fields(LayerInfo)]
+
+
+def open_merged(path: str | os.PathLike[str]) -> Snapshot:
+    """Open a run; one of several ranks with the stores of all of them, merged lazily.
+
+    A merged row is made of the rows that the ranks recorded of the same step: counts added, moments
+    merged, samples one after the other. It is there only if every rank that records the split has
+    it, and the ranks agree on its epoch and place; a rank that never records a split is not needed
+    there. The root attribute `ranks` then has two more keys: `merged`, the ranks, and `dropped`,
+    the spans of the steps that are left out, for each split.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The run, which is also the store of rank 0. `mnist.rank1.zarr` opens rank 1 alone, and
+        `mnist.rank0.zarr`, a name without a directory, rank 0.
+
+    Raises
+    ------
+    StoreError
+        As `open_snapshot`; or if the store of a rank is missing or of another run.
+    """
+    root = expand(path)
+    if (run := _run_of_rank0(root)) is not None:
+        return open_snapshot(run)
+    first = open_snapshot(path)
+    said = first.attributes.get("ranks")
+    if said is None or said["rank"] != 0 or "merged" in said:
+        return first
+    others = [_open_rank(root, rank, first, said) for rank in range(1, said["world_size"])]
+    return _merge([_Rank(snapshot) for snapshot in (first, *others)])
+
+
+def _run_of_rank0(root: Path) -> Path | None:
+    """Return the run that `mnist.rank0.zarr` means, None for any other path."""
+    stem = root.stem.removesuffix(".rank0")
+    if stem == root.stem or root.exists():
+        return None
+    run = root.with_name(stem + root.suffix)
+    return run if run.exists() else None
+
+
+def _open_rank(root: Path, rank: int, first: Snapshot, said: Mapping[str, Any]) -> Snapshot:
+    """Open the store of a rank, which must belong to the run of rank 0."""
+    path = rank_path(root, rank)
+    alone = f"{root.stem}.rank0{root.suffix}"
+    if not path.exists():
+        raise StoreError(
+            f"{root}: recorded by {said['world_size']} ranks, the store of rank {rank} is missing, "
+            f"expected {path.name!r} beside it; open {alone!r} to see rank 0 alone"
+        )
+    snapshot = open_snapshot(path)
+    found = snapshot.attributes.get("ranks") or {}
+    problem = None
+    if [found.get(key) for key in ("job", "rank")] != [said["job"], rank]:
+        problem = "is of another run"
+    elif snapshot.attributes["axis"] != first.attributes["axis"]:
+        problem = "has another recording axis"
+    if problem is not None:
+        raise StoreError(
+            f"{path}: {problem} than {root.name!r}, expected rank {rank} of it; "
+            f"open {alone!r} or {path.name!r} to see one rank alone"
+        )
+    return snapshot
+
+
+class _Rank:
+    """One rank's snapshot, and how far it had come."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.path, self.attributes, self.tree = snapshot.path, snapshot.attributes, snapshot.tree
+        self._places: dict[str, xr.Dataset] = {}
+
+    @property
+    def layers(self) -> list[LayerInfo]:
+        """The table of layers; what a later format adds to its entries is left out."""
+        return [
+            LayerInfo(**{name: entry[name] for name in _LAYER_FIELDS}) for entry in self.attributes["layers"]
+        ]
+
+    def rows(self, split: str) -> xr.Dataset | None:
+        """Return where the rows of a split belong, loaded; None where there are none."""
+        if split not in self._places and split in self.tree.children:
+            coordinates = self.tree.children[split].to_dataset(inherit=False).coords.to_dataset()
+            self._places[split] = coordinates[list(_PLACE)].load()
+        return self._places.get(split)
+
+    def records(self, split: str) -> bool:
+        """Whether the rank records a split, even if all rows of it were dropped."""
+        return split in self.tree.children or bool(self.attributes.get("gaps", {}).get(split))
+
+    @cached_property
+    def train_step(self) -> float:
+        """Rows up to this train_step, itself excluded, are behind the rank."""
+        if self.attributes.get("closed"):
+            return np.inf
+        ends = [
+            int(rows.train_step.values[-1]) + (split == "train")
+            for split in SPLITS
+            if (rows := self.rows(split)) is not None
+        ]
+        return max(ends, default=-1)
+
+
+def _merge(ranks: Sequence[_Rank]) -> Snapshot:
+    """Merge the snapshots of all ranks."""
+    first = ranks[0].attributes
+    layers = union_layers([rank.layers for rank in ranks])
+    groups: dict[str, xr.Dataset] = {}
+    dropped: dict[str, Spans] = {}
+    for split in SPLITS:
+        if any(split in rank.tree.children for rank in ranks):
+            steps, dropped[split] = _common_steps(split, ranks)
+            if steps.size:
+                nodes = [rank.tree.children[split] for rank in ranks if rank.records(split)]
+                groups |= merge_split(split, nodes, steps, [layer.name for layer in layers])
+    gaps = [rank.attributes.get("gaps", {}) for rank in ranks]
+    attributes = first | {
+        "commit": sum(rank.attributes.get("commit", 0) for rank in ranks),
+        "rows": {split: groups[split].sizes["step"] for split in SPLITS if split in groups},
+        "layers": [asdict(layer) for layer in layers],
+        "gaps": {
+            split: join_spans(span for each in gaps for span in each.get(split, ())) for split in SPLITS
+        },
+        "head": next((head for rank in ranks if (head := rank.attributes.get("head")) is not None), None),
+        "closed": all(rank.attributes.get("closed", False) for rank in ranks),
+        "ranks": first["ranks"] | {"merged": list(range(len(ranks))), "dropped": dropped},
+    }
+    attributes.pop("layer_growth", None)  # which tells how to check the rows of one store
+    return Snapshot(ranks[0].path, attributes, xr.DataTree.from_dict(groups))
+
+
+def _common_steps(split: str, ranks: Sequence[_Rank]) -> tuple[NDArray[np.int64], Spans]:
+    """Return the steps whose rows are whole [row], and the spans of those whose rows are not.
+
+    A row is whole if every rank that records the split has it, all in the same place, and every
+    other rank has passed by it: one that was killed may have recorded it next.
+    """
+    # Ranks that infer their epochs from evaluation need not all evaluate.
+    is_inferred = any(rank.attributes.get("epochs") == "inferred" for rank in ranks)
+    place = ["train_step"] if is_inferred else ["train_step", "epoch", "batch"]
+    tables = [rank.rows(split) for rank in ranks if rank.records(split)]
+    known = [table for table in tables if table is not None]
+    every = reduce(np.union1d, [table.step.values for table in known])
+    is_whole = np.full(every.size, len(known) == len(tables))
+    places = np.full((every.size, len(place)), -1)
+    for table in known:
+        found = table.indexes["step"].get_indexer(pd.Index(every))
+        mine = np.stack([table[name].values for name in place], axis=-1)[found]
+        places = mine if table is known[0] else places
+        is_whole &= (found >= 0) & (mine == places).all(axis=-1)
+    for rank in ranks:
+        if not rank.records(split):
+            is_whole &= places[:, 0] < rank.train_step
+    return every[is_whole], spans_of(every, ~is_whole)
