@@ -1,4 +1,4 @@
-"""The README runs: every python block, and every `actlab` line of its console blocks, in order."""
+"""The README and docs/recording.md run: every python block, and every `actlab` line, in order."""
 
 import re
 import shlex
@@ -20,9 +20,14 @@ PAGES = sorted(
 BLOCK = re.compile(
     r"(?P<marker><!-- not run: .+? -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-BLOCKS = [
-    match for match in BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8")) if not match["marker"]
-]
+
+
+def blocks_of(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [match for match in BLOCK.finditer(text) if not match["marker"]]
+
+
+BLOCKS = blocks_of("README.md")
 
 
 @pytest.fixture
@@ -67,6 +72,15 @@ def test_the_readme_runs(names, tmp_path, monkeypatch):
         for line in re.findall(r"^\$ actlab (.+)$", block["code"], re.MULTILINE):
             assert main(shlex.split(line, comments=True)) == 0, line
     assert {path.name for path in Path("reports").iterdir()} >= {"exact.html", "close.html", "mnist.html"}
+
+
+def test_the_page_about_recording_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    names, blocks = {}, blocks_of("docs/recording.md")
+    assert len(blocks) >= 5
+    for block in blocks:
+        exec(compile(block["code"], "recording.md", "exec"), names)
 
 
 def test_the_readme_has_blocks_to_run():
