@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actlab.axis import FloatAxis
+from actlab.recording.histogram import cpu
 from actlab.recording.histogram.cpu import count
+from actlab.recording.histogram.groups import count_groups
 from actlab.recording.histogram.moments import Moments
 
 DTYPES = {
@@ -53,7 +55,7 @@ def tensors(draw):
         flat = torch.tensor(
             draw(st.lists(st.sampled_from(WILD) | st.floats(width=32), max_size=60)), dtype=dtype
         )
-    # Long enough for whole blocks, a tail, and the eight tables.
+    # Long enough for whole blocks, a tail, and all tables.
     return flat.repeat(draw(st.sampled_from([1, 1, 40, 300])))
 
 
@@ -70,14 +72,34 @@ def reshape(flat, layout):
         "offset": lambda: square[1:],
         "expanded": lambda: square[:1].unsqueeze(0).expand(3, 2, -1),
         "flipped": lambda: square.flip(0).permute(1, 0),
+        "inner": lambda: square.unsqueeze(1)[..., 1:-1],
+        "overlapping": lambda: flat.unfold(0, 4, 3),
     }[layout]()
 
 
 layouts = st.sampled_from(
-    ["flat", "transposed", "channels_last", "every second", "offset", "expanded", "flipped"]
+    [
+        *("flat", "transposed", "channels_last", "every second", "offset"),
+        *("expanded", "flipped", "inner", "overlapping"),
+    ]
 )
 
 
+@pytest.fixture(params=["whole", "shared"], scope="module")
+def sharing(request):
+    """Counting as it is, and with threads and pieces for tensors of any size."""
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        torch.set_num_threads(1)
+        if request.param == "shared":
+            torch.set_num_threads(3)
+            for name, small in (("_LARGE", 8), ("_SHARE", 2), ("_PIECE", 256), ("_MOST", 1000)):
+                patch.setattr(cpu, name, small)
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("sharing")
 @given(tensors(), axes, layouts)
 def test_counts_equal_the_axis_bucket_by_bucket(flat, axis, layout):
     tensor = reshape(flat, layout)
@@ -88,6 +110,19 @@ def test_counts_equal_the_axis_bucket_by_bucket(flat, axis, layout):
     assert moments.n == out.sum() == tensor.numel()
 
 
+@given(tensors(), axes, layouts, st.integers(1, 5), st.randoms(use_true_random=False))
+def test_counts_by_group_equal_the_axis_bucket_by_bucket(flat, axis, layout, n_groups, random):
+    tensor = reshape(flat, layout)
+    groups = np.array([random.randrange(-1, n_groups) for _ in range(tensor.numel())], np.int64)
+    out = np.zeros((n_groups, axis.n_buckets), np.uint64)
+    count_groups(tensor, groups.reshape(tensor.shape), axis, out)
+    index = axis.index(tensor.to(torch.float64).reshape(-1).numpy())
+    for group in range(n_groups):
+        expected = np.bincount(index[groups == group], minlength=axis.n_buckets)
+        np.testing.assert_array_equal(out[group], expected)
+
+
+@pytest.mark.usefixtures("sharing")
 @given(tensors(), layouts)
 def test_moments_are_over_the_finite_values(flat, layout):
     tensor = reshape(flat, layout)

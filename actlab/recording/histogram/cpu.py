@@ -1,35 +1,35 @@
-"""One pass over a tensor in CPU memory: counts on the recording axis, and the moments.
-
-Each block of values goes through two stages that the processor likes: a vectorised one turns
-values into bucket numbers and sums, a scalar one adds the numbers into eight private tables, so
-that equal neighbours (the zeros of a ReLU) do not wait for each other.
-"""
+"""Counts and moments of a tensor in CPU memory, in one pass over it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir  # type: ignore[import-untyped]  # it ships no types
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
+from actlab.recording.histogram import cpu_kernel, openmp
 from actlab.recording.histogram.moments import Moments
 
-__all__ = ["count"]
+__all__ = ["KINDS", "address_of", "count", "limits", "pieces"]
 
-_BLOCK = 2048  # values between the two stages: index buffer and tables stay in the fastest caches
-_TABLES = 8
-_PIECE = 1 << 18  # values of a narrow dtype widened at once
-_Array = NDArray[Any]
-_REORDER = {"reassoc", "contract", "nsz", "arcp"}  # not "nnan": the kernel must see NaN
+_PIECE = 1 << 20  # bytes: the most that is copied at once
+_MOST = 1 << 31  # values of one pass: its tables count to 2^32
+_LARGE = 1 << 18  # values that more than one thread pays for
+_SHARE = 1 << 14  # beyond the root of so many, adding up their tables costs more than a thread saves
+
+# The type of the number tells the kernel how a pattern is to be read.
+KINDS: dict[torch.dtype, np.generic] = {
+    torch.float32: np.float32(0),
+    torch.float64: np.float64(0),
+    torch.bfloat16: np.uint16(0),
+    torch.float16: np.int16(0),
+}
 
 
 def count(values: torch.Tensor | NDArray[Any], axis: FloatAxis, out: NDArray[np.uint64]) -> Moments:
@@ -38,8 +38,10 @@ def count(values: torch.Tensor | NDArray[Any], axis: FloatAxis, out: NDArray[np.
     Parameters
     ----------
     values : torch.Tensor or numpy.ndarray
-        Floating-point values of any shape, memory layout and device; never changed. A dense
-        float32 or float64 tensor is read in place.
+        Floating-point values of any shape, memory layout and device; never changed. Dense float64,
+        float32, float16 and bfloat16 tensors in CPU memory are read in place, whatever the order of
+        their dims; what must be copied, is copied in pieces of at most 1 MiB. Large tensors are
+        shared out among as many threads as torch uses.
     axis : FloatAxis
         The recording axis.
     out : numpy.ndarray
@@ -48,191 +50,143 @@ def count(values: torch.Tensor | NDArray[Any], axis: FloatAxis, out: NDArray[np.
     Returns
     -------
     Moments
-        Of these values alone.
+        Of these values alone; the sums are in float64.
+
+    Raises
+    ------
+    TypeError
+        If the tensor has no memory of its own, see `address_of`.
     """
+    tensor = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
+    if _is_readable(tensor):
+        return _count_dense(tensor, axis, out)
+    tensor, repeats = tensor.detach(), 1
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            tensor, repeats = tensor.narrow(dim, 0, 1), repeats * size
+    # Dims sorted by stride make channels-last, transposed and permuted tensors contiguous views.
+    tensor = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+    counts = out if repeats == 1 else np.zeros_like(out)
     moments = Moments()
-    for piece in _pieces(torch.as_tensor(values).detach()):
-        layout = _layout(axis, piece.itemsize)
-        finite, mean, m2, low, high = _count(piece, piece.view(layout.dtype), layout, out)
-        if not math.isfinite(m2):
-            # Squares beyond 1e154 overflow in float64; the mean can still be had.
-            mean, m2 = float(np.mean(piece[np.isfinite(piece)] * 2.0**-64)) * 2.0**64, math.inf
-        moments += Moments(piece.size, finite, mean, m2, low, high)
-    return moments
+    for piece in pieces(tensor):
+        moments += _count_dense(piece, axis, counts)
+    if repeats == 1:
+        return moments
+    out += counts * np.uint64(repeats)
+    n, finite, m2 = (repeats * each for each in (moments.n, moments.finite, moments.m2))
+    return Moments(int(n), int(finite), moments.mean, m2, moments.min, moments.max)
 
 
-def _pieces(tensor: torch.Tensor) -> Iterator[NDArray[Any]]:
-    """Yield all values as flat float32 or float64 arrays, without a copy where memory allows."""
-    if not tensor.is_contiguous():
-        # Dims sorted by stride make channels-last, transposed and permuted tensors contiguous views.
-        order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
-        tensor = tensor.permute(order).resolve_neg()
-    flat = tensor.reshape(-1)
-    if flat.dtype in (torch.float32, torch.float64):
-        yield flat.numpy(force=True)
-    else:
+def pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Cut a tensor into contiguous tensors the kernel can read, in place where memory allows.
+
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        Any layout, floating dtype and device.
+
+    Yields
+    ------
+    torch.Tensor
+        Consecutive values, in C order.
+    """
+    if _is_readable(tensor):
+        yield tensor
+    elif tensor.numel() * 8 <= _PIECE:
         # Every narrower float is exact in float32, so it falls into the same bucket.
-        for start in range(0, flat.numel(), _PIECE):
-            yield flat[start : start + _PIECE].to("cpu", torch.float32).numpy()
+        dtype = tensor.dtype if tensor.dtype in KINDS else torch.float32
+        yield tensor.to("cpu", dtype).resolve_neg().contiguous()
+    elif tensor.size(0) == 1:
+        yield from pieces(tensor[0])
+    else:
+        for half in tensor.tensor_split(2):
+            yield from pieces(half)
 
 
 @cache
-def _layout(axis: FloatAxis, itemsize: int) -> NDArray[Any]:
-    """Return the axis in terms of a float's pattern.
+def limits(axis: FloatAxis, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Return the axis in terms of a widened pattern.
 
-    Shift that leaves exponent and upper mantissa, the codes just below and just above those with
-    buckets of their own, the zero bucket, the pattern of infinity, the mask of the magnitude.
+    Parameters
+    ----------
+    axis : FloatAxis
+        The recording axis.
+    dtype : torch.dtype
+        A key of `KINDS`.
+
+    Returns
+    -------
+    tuple of int
+        Shift that leaves exponent and upper mantissa, and the codes just below and just above those
+        with buckets of their own.
     """
-    mantissa, bias, dtype = (23, 127, np.uint32) if itemsize == 4 else (52, 1023, np.uint64)
-    magnitude = np.iinfo(dtype).max >> 1
-    infinity = magnitude >> mantissa << mantissa
+    mantissa, bias = (52, 1023) if dtype == torch.float64 else (23, 127)
     tiny = ((bias + axis.min_exponent) << axis.mantissa_bits) - 1
-    return np.array(
-        [mantissa - axis.mantissa_bits, tiny, tiny + axis.n_side + 1, axis.zero, infinity, magnitude], dtype
-    )
+    return mantissa - axis.mantissa_bits, tiny, tiny + axis.n_side + 1
 
 
-def _fetch_line(_: Any, array: Any, position: Any) -> Any:
-    """Type and code of `_prefetch(array, position)`."""
+def address_of(tensor: torch.Tensor) -> int:
+    """Return where a tensor's values begin.
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        line = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [line.type, flag, flag, flag])
-        # LLVM's arguments: for reading, to be kept in all caches, data rather than code.
-        insert: Any = cgutils.get_or_insert_function
-        function = insert(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [line, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
+    Parameters
+    ----------
+    tensor : torch.Tensor
+        A tensor in CPU memory.
 
-    return types.void(array, position), codegen
+    Returns
+    -------
+    int
+        The address; 0 only for a tensor without values.
 
-
-# Asks for the cache line of `array[position]`, harmless beyond the end.
-_prefetch: Any = intrinsic(_fetch_line)
-
-
-@njit(cache=True, nogil=True, fastmath=_REORDER)
-def _find(values: _Array, bits: _Array, layout: _Array, index: _Array) -> Any:
-    """Write the bucket of each value of a block; return pivot, sum, squares, ordered min and max.
-
-    The sums are of deviations from the pivot, the block's first value, so that a large mean costs
-    no digits. numba widens integers to 64 bits, which halves the speed: hence the casts.
+    Raises
+    ------
+    TypeError
+        If the tensor only stands for others (DTensor, jagged), or its memory has been freed.
     """
-    integer = bits.dtype.type
-    shift, tiny, huge, zero, infinity, magnitude = layout
-    last_bit = integer(np.iinfo(bits.dtype).bits - 1)
-    nan = integer(zero + zero + integer(1))
-    to_infinity = integer(huge - tiny + integer(2))
-    low, high = integer(~integer(0)), integer(0)
-    for i in range(values.size):
-        pattern = bits[i]
-        size = integer(pattern & magnitude)
-        ordered = integer(~pattern) if pattern > magnitude else integer(pattern | integer(~magnitude))
-        low, high = min(low, ordered), max(high, ordered)
-        code = integer(size >> integer(shift & last_bit))  # masked: no guard against a wide shift
-        steps = integer(integer(min(max(code, tiny), huge) - tiny) + integer(1))
-        steps = integer(0) if size == integer(0) else steps
-        steps = to_infinity if size == infinity else steps
-        bucket = integer(zero - steps) if pattern > magnitude else integer(zero + steps)
-        index[i] = nan if size > infinity else bucket
-    pivot = np.float64(values[0])
-    total = squares = 0.0
-    # A loop of its own: the doubles would halve the width of the integers' vectors.
-    for i in range(values.size):
-        deviation = np.float64(values[i]) - pivot
-        total += deviation
-        squares += deviation * deviation
-    return pivot, total, squares, low, high
+    address = tensor.data_ptr()
+    if address == 0 and tensor.numel():
+        raise TypeError(f"a {type(tensor).__name__} without memory of its own cannot be counted")
+    return address
 
 
-@njit(cache=True, nogil=True, fastmath=_REORDER)
-def _find_finite(values: _Array, bits: _Array, layout: _Array) -> Any:
-    """Return what `_find` returns, over the finite values of a block only, and their number."""
-    integer = bits.dtype.type
-    infinity, magnitude = layout[4], layout[5]
-    pivot = total = squares = 0.0
-    low, high = integer(~integer(0)), integer(0)
-    finite = 0
-    for i in range(values.size):
-        pattern = bits[i]
-        if integer(pattern & magnitude) >= infinity:
-            continue
-        ordered = integer(~pattern) if pattern > magnitude else integer(pattern | integer(~magnitude))
-        low, high = min(low, ordered), max(high, ordered)
-        pivot = np.float64(values[i]) if finite == 0 else pivot
-        deviation = np.float64(values[i]) - pivot
-        total += deviation
-        squares += deviation * deviation
-        finite += 1
-    return finite, pivot, total, squares, low, high
+def _is_readable(tensor: torch.Tensor) -> bool:
+    """Whether the kernel can read the memory of a tensor as it stands."""
+    return tensor.dtype in KINDS and tensor.is_cpu and tensor.is_contiguous() and not tensor.is_neg()
 
 
-@njit(cache=True, nogil=True)
-def _scatter(values: _Array, stop: int, index: _Array, size: int, tables: _Array) -> None:
-    """Add the buckets of a block into the tables in turn, fetching the next block meanwhile."""
-    one = np.uint32(1)
-    whole = size // 16 * 16
-    for i in range(0, whole, 16):
-        _prefetch(values, stop + i)
-        for k in range(16):
-            tables[k & 7, index[i + k]] += one
-    for i in range(whole, size):
-        tables[0, index[i]] += one
+def _count_dense(tensor: torch.Tensor, axis: FloatAxis, out: NDArray[np.uint64]) -> Moments:
+    """Count a tensor that `_is_readable`."""
+    n, kind, address = tensor.numel(), KINDS[tensor.dtype], address_of(tensor)
+    if n > _MOST:
+        flat = tensor.detach().view(-1)
+        return _count_dense(flat[:_MOST], axis, out) + _count_dense(flat[_MOST:], axis, out)
+    edges = limits(axis, tensor.dtype)
+    n_parts = min(torch.get_num_threads(), math.isqrt(n // _SHARE)) if n >= _LARGE else 1
+    if n_parts > 1 and (threads := openmp.functions()) is not None:
+        moments = _share(kind.dtype, [address, n, *edges, out.size, n_parts, *threads], out)
+    else:
+        moments = Moments(n, *cpu_kernel.count(kind, address, n, edges, out))
+    if math.isfinite(moments.m2):
+        return moments
+    # Squares beyond 1e154 overflow in float64; the mean can still be had.
+    parts = torch.split(tensor.detach().view(-1), _PIECE // 8)
+    scaled = sum(float((part[part.isfinite()] * 2.0**-64).sum()) for part in parts)
+    return replace(moments, mean=scaled / moments.finite * 2.0**64, m2=math.inf)
 
 
-@njit(cache=True, nogil=True)
-def _pour(tables: _Array, out: _Array) -> None:
-    """Add the private tables into `out`."""
-    for table in range(tables.shape[0]):
-        for bucket in range(out.size):
-            out[bucket] += np.uint64(tables[table, bucket])
-
-
-@njit(cache=True, nogil=True)
-def _from_order(low: Any, high: Any, layout: _Array, values: _Array) -> Any:
-    """Turn ordered integers back into floats."""
-    magnitude = layout[5]
-    ends = np.array([low, high], layout.dtype)
-    for i in range(2):
-        ends[i] = ends[i] & magnitude if ends[i] > magnitude else ~ends[i]
-    least, most = ends.view(values.dtype)
-    return np.float64(least), np.float64(most)
-
-
-@njit(cache=True, nogil=True, fastmath=_REORDER)
-def _count(values: _Array, bits: _Array, layout: _Array, out: _Array) -> Any:
-    """Count a flat array into `out`; return finite, mean, m2, min, max."""
-    integer = bits.dtype.type
-    infinity, magnitude = layout[4], layout[5]
-    largest, smallest = integer(infinity | integer(~magnitude)), integer(~infinity & magnitude)
-    index = np.empty(_BLOCK, np.uint32)
-    is_small = values.size < 4 * out.size
-    # Rows are padded by 16, so that equal buckets of two tables never share a page offset.
-    tables = np.zeros((0 if is_small else _TABLES, out.size + 16), np.uint32)
-    finite, mean, m2 = 0, 0.0, 0.0
-    low, high = integer(~integer(0)), integer(0)
-    for start in range(0, values.size, _BLOCK):
-        stop = min(start + _BLOCK, values.size)
-        block, block_bits = values[start:stop], bits[start:stop]
-        number = stop - start
-        pivot, total, squares, block_low, block_high = _find(block, block_bits, layout, index)
-        if block_high >= largest or block_low <= smallest:
-            number, pivot, total, squares, block_low, block_high = _find_finite(block, block_bits, layout)
-        if is_small:
-            for i in range(stop - start):
-                out[index[i]] += np.uint64(1)
-        else:
-            _scatter(values, stop, index, stop - start, tables)
-        if number > 0:
-            low, high = min(low, block_low), max(high, block_high)
-            delta = pivot + total / number - mean
-            m2 += squares - total * total / number + delta * delta * finite * number / (finite + number)
-            mean += delta * number / (finite + number)
-            finite += number
-    _pour(tables, out)
-    if finite == 0:
-        return finite, np.nan, m2, np.nan, np.nan
-    least, most = _from_order(low, high, layout, values)
-    return finite, mean, m2, least, most
+def _share(dtype: np.dtype[Any], head: list[int], out: NDArray[np.uint64]) -> Moments:
+    """Count in several threads; `head` is the beginning of a job for `cpu_kernel.worker`."""
+    n, n_parts = head[1], head[6]
+    job = np.zeros(cpu_kernel.JOB + n_parts * (out.size + cpu_kernel.RESULTS), np.int64)
+    job[: cpu_kernel.JOB] = head
+    openmp.run(cpu_kernel.worker(dtype).address, job.ctypes.data, n_parts)
+    parts = job[cpu_kernel.JOB :].reshape(n_parts, -1)
+    counts = parts[:, : out.size].view(np.uint64).sum(axis=0)
+    if counts.sum() != n:
+        raise MemoryError("no memory for the tables of counts")  # a thread cannot raise it itself
+    out += counts
+    moments = Moments()
+    for part, (finite, *rest) in enumerate(parts[:, out.size :].view(np.float64).tolist()):
+        size = n * (part + 1) // n_parts - n * part // n_parts
+        moments += Moments(size, int(finite), *rest)
+    return moments
