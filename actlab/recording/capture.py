@@ -207,7 +207,7 @@ class Capture:
         self._latest = source
         if source in self._chosen:
             with self._lock, self._guard(f"layer {source.name!r}"):
-                for _, tensor in seen:
+                for _, tensor in seen():
                     found = [part for part in parts("", tensor) if part.values is not None]
                     for part in found:
                         self._count(source, 1, part)
@@ -221,7 +221,7 @@ class Capture:
         with self._lock, self._guard(f"layer {site.name!r}"):
             is_chosen, call = site in self._chosen, self._number(site)
             self._latest = site if is_chosen else self._latest
-            for suffix, tensor in seen:
+            for suffix, tensor in seen():
                 for part in parts(suffix, tensor):
                     if part.values is not None and not _is_captured(part.values):
                         self._keepers.head.see((site, call, part.suffix), part.values)
@@ -236,7 +236,7 @@ class Capture:
             self._keepers.tallies.place_after(site, self._latest)
             self._latest = site
             call = self._number(site)
-            for suffix, tensor in seen:
+            for suffix, tensor in seen():
                 for part in parts(suffix, tensor):
                     self._count(site, call, part)
 
@@ -244,7 +244,7 @@ class Capture:
         """Find the head by what the model returned."""
         if self.is_on and self._keepers.head.is_sought and not in_backward():
             with self._lock, self._guard("search for the head"):
-                found = [part.values for suffix, tensor in seen for part in parts(suffix, tensor)]
+                found = [part.values for suffix, tensor in seen() for part in parts(suffix, tensor)]
                 self._keepers.head.find([values for values in found if values is not None])
 
     def _number(self, site: Site) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -12,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from actlab.recording.hooks import NO_HOOK, Hook, Seen
+from actlab.recording.outputs import members
 from actlab.recording.sites import FUNCTIONAL, Site
 
 __all__ = ["Functions"]
@@ -129,10 +131,10 @@ class Functions(TorchFunctionMode):
 
     def _on_result(self, seen: Seen) -> None:
         """Find the site of a function that was called."""
-        for place, tensor in seen:
+        for place, tensor in seen():
             site = self._sites.get(place)
             owner, _, name = place.removeprefix(":").partition("\t")
             if site is None:
                 path = f"{owner}.{FUNCTIONAL}{name}" if owner else FUNCTIONAL + name
                 site = self._sites[place] = Site(path, None, function=name)
-            self._receive(site, [("", tensor)])
+            self._receive(site, partial(members, tensor))

@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import count
 from typing import Any, ClassVar, TypeAlias
 
@@ -17,8 +18,11 @@ from actlab.recording.outputs import members
 
 __all__ = ["NO_HOOK", "CompileGuards", "Hook", "Seen"]
 
-Seen: TypeAlias = Sequence[tuple[str, torch.Tensor]]
-"""The tensors that a hook was shown, each with its suffix, see `members`."""
+Seen: TypeAlias = Callable[[], Sequence[tuple[str, torch.Tensor]]]
+"""Opens what a hook was shown: the tensors in it, each with its suffix, see `members`.
+
+To be called where an exception does no harm: an output may be anything, even a dict that holds itself.
+"""
 
 NO_HOOK: tuple[Any, ...] = (getattr, (nullcontext(), "__exit__"))
 """What makes, for `__reduce__`, the standard library's callable that takes anything and returns None."""
@@ -66,7 +70,7 @@ class Hook:
         elif not torch._C._is_tracing():
             # Neither subclasses nor the user's modes shall see what is read here.
             with torch._C.DisableTorchFunction(), _outside_transforms():
-                self.receive(members(seen if self._on_input else seen[-1]))
+                self.receive(partial(members, seen if self._on_input else seen[-1]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Become a callable that needs no actlab and does nothing."""
@@ -84,7 +88,8 @@ def _outside_transforms() -> AbstractContextManager[object]:
 def _see(token: torch.Tensor, tensors: Sequence[torch.Tensor], number: int, names: str) -> None:  # noqa: ARG001
     """Hand tensors of a running graph to their hook, if it still lives."""
     if (hook := _hooks.get(number)) is not None:
-        hook.receive(list(zip(names.split(_SEPARATOR), tensors, strict=False)))
+        found = list(zip(names.split(_SEPARATOR), tensors, strict=False))
+        hook.receive(lambda: found)
 
 
 @_see.register_fake

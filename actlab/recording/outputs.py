@@ -57,7 +57,8 @@ def _items(output: object) -> Iterable[tuple[object, object]]:
     if isinstance(output, tuple | list):
         return list(enumerate(output))
     if is_dataclass(output) and not isinstance(output, type):
-        return [(field.name, getattr(output, field.name)) for field in fields(output)]
+        names = [field.name for field in fields(output)]
+        return [(name, getattr(output, name)) for name in names if hasattr(output, name)]
     return []
 
 

@@ -140,6 +140,8 @@ class Recorder:
         self._is_closed = False
         self._pauses = 0
         capture = Capture(plan, keepers, self._guard)
+        with self._guard("warm-up", "the first batch takes longer"):
+            keepers.tallies.warm_up(value for each in plan.models.values() for value in each.parameters())
         try:
             capture.attach()
             writer = open_writer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -53,8 +54,10 @@ class Site:
 
     @property
     def description(self) -> str:
-        """What the module says of itself, such as "10, 2, bias=True"."""
-        return "" if self.module is None else self.module.extra_repr()
+        """What the module says of itself, such as "10, 2, bias=True"; "" if it fails to."""
+        with suppress(Exception):
+            return "" if self.module is None else str(self.module.extra_repr())
+        return ""
 
 
 def _kind(module: nn.Module) -> str:

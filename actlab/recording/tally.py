@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeAlias
@@ -120,6 +120,13 @@ class Tallies:
         for site in sites:
             self._enter(site, 1, "")
 
+    def warm_up(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Load, or compile, what counts on the devices and dtypes of these, before training begins."""
+        for device, dtype in {(tensor.device, tensor.dtype) for tensor in tensors}:
+            if dtype.is_floating_point and device.type != "meta":
+                self._counters_of(device).add(0, torch.zeros(1, dtype=dtype, device=device))
+        self.clear()
+
     def add(self, site: Site, call: int, part: Part) -> None:
         """Count one part of an output of a site; `call` is 1 unless calls are told apart."""
         values = part.values
@@ -128,9 +135,7 @@ class Tallies:
         tally = self._by_key.get((site, call, part.suffix)) or self._enter(site, call, part.suffix)
         if not tally.info.calls and not tally.calls:
             tally.info = replace(tally.info, shape=tuple(part.shape or values.shape))
-        counters = self._counters.get(values.device)
-        if counters is None:
-            counters = self._counters[values.device] = make_counters(values.device, self._axis)
+        counters = self._counters_of(values.device)
         counters.add(tally.slot, values)
         if part.zeros:
             counters.add_zeros(tally.slot, part.zeros)
@@ -178,6 +183,12 @@ class Tallies:
         site, call, suffix = key
         tally = self._by_key.get(key)
         return site.name + _mark(call) + suffix if tally is None else tally.info.name
+
+    def _counters_of(self, device: torch.device) -> Counters:
+        """Return the counters of a device."""
+        if device not in self._counters:
+            self._counters[device] = make_counters(device, self._axis)
+        return self._counters[device]
 
     def _enter(self, site: Site, call: int, suffix: str) -> _Tally:
         """Add an entry to the table."""
