@@ -1,0 +1,60 @@
+"""The benchmarks in a tiny form: they run, and what they print is what they say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def overhead(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import overhead
+
+    yield overhead
+    for name in ("overhead", "models"):
+        sys.modules.pop(name, None)
+
+
+def test_every_recorder_takes_every_step(overhead):
+    torch.set_num_threads(1)
+    seconds = overhead.measure(overhead.Setting(8, 2), 10)
+    assert {name: len(each) for name, each in seconds.items()} == dict.fromkeys(overhead.WATCHERS, 10)
+    assert [len(overhead.ratios(seconds, name)) for name in seconds] == [
+        1 if name == overhead.EVERY_10TH else 10 for name in seconds
+    ]
+
+
+def test_one_step_in_ten_weighs_one_tenth(overhead):
+    recorded = [(step + overhead.N_WARM_UP) % 10 == 0 for step in range(20)]
+    seconds = {"none": [2.0] * 20, overhead.EVERY_10TH: [3.0 if each else 2.0 for each in recorded]}
+    assert overhead.ratios(seconds, overhead.EVERY_10TH) == pytest.approx([1.05, 1.05])
+
+
+@pytest.mark.parametrize(("size", "n_leaves"), [(32, 60), (224, 61)])
+def test_resnet_calls_every_leaf(overhead, size, n_leaves):
+    import models
+
+    model = models.ResNet18(size)
+    leaves = [module for module in model.modules() if not list(module.children())]
+    called = []
+    for leaf in leaves:
+        leaf.register_forward_hook(lambda module, *_: called.append(module))
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, size, size)).shape == (1, 10)
+    assert len(called) == n_leaves
+    assert set(called) == set(leaves)
+    # The figure of torchvision's ResNet-18, whose stem is the one for 224, with 10 classes for 1,000.
+    n_parameters = sum(each.numel() for each in model.parameters())
+    assert n_parameters == 11_689_512 - 513 * 990 - (64 * 3 * (49 - 9) if size == 32 else 0)
+
+
+def test_memory(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "memory.py"), "--steps", "30"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "30 of 30 rows on disk" in printed
+    assert list(tmp_path.iterdir()) == []
