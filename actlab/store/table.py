@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,6 @@ class RunTable:
         """Return what the root attribute says of rows and layers."""
         return {
             "rows": {split: table.rows for split, table in self._splits.items()},
-            "layers": [asdict(layer) for layer in self._layers],
+            "layers": [dict(vars(layer)) for layer in self._layers],
             "layer_growth": {split: table.growth for split, table in self._splits.items()},
         }
