@@ -19,7 +19,9 @@ def recorded(tmp_path_factory, small_axis, make_row, add_side):
     writer = RunWriter(path, axis=small_axis, attributes={"head": "layer2"}, fsync=False)
     later = {"sizes": {"layer0": 3, "layer1": 2, "layer2": 4}, "n_labels": 5}
     rows = [add_side(make_row(step), **(later if step == 6 else {})) for step in (0, 2, 4, 6)]
-    rows[2] = replace(rows[2], channels=replace(rows[2].channels, n=np.zeros(5, np.uint64)))
+    rows[2] = replace(
+        rows[2], channels=replace(rows[2].channels, n=np.zeros(5, np.uint64), zeros=np.zeros(5, np.uint64))
+    )
     for row in rows:
         writer.append(row)
         writer.append(make_row(row.step + 1))
