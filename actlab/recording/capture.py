@@ -137,6 +137,13 @@ class Capture:
         if self._functions is not None:
             self._functions.start()
 
+    def look_for_replaced(self) -> None:
+        """Note the chosen modules that are no part of their model any more: they are not called again."""
+        present = {module for model in self._plan.models.values() for module in model.modules()}
+        for site in self._plan.selection.sites:
+            if site.module is not None and site.module not in present:
+                self.skipped.setdefault(site.name, "the module was replaced after the recorder was made")
+
     def end(self) -> None:
         """End the batch: count no more."""
         self.is_on = False

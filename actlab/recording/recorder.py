@@ -290,6 +290,8 @@ class Recorder:
         )
         self._is_open = self._session.is_used = True
         if self._session.batch.is_recorded:
+            if epoch != last_epoch:
+                self._session.capture.look_for_replaced()
             self._session.capture.begin(labels)
             self._channels.begin(split, self._rows[split], self._session.batch.epoch)
             self._rows[split] += 1

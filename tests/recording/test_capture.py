@@ -50,6 +50,20 @@ def test_what_cannot_be_counted_is_skipped_with_one_warning(writer):
     ]
 
 
+def test_a_module_that_was_replaced_is_pointed_out_in_the_next_epoch(writer):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    with Recorder(model, "memory") as recorder, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for epoch in range(3):
+            model[1] = model[1] if epoch == 0 else nn.Linear(2, 5)
+            with recorder.batch("train", epoch):
+                model(torch.ones(4, 2))
+    reason = "the module was replaced after the recorder was made"
+    assert [str(warning.message) for warning in caught] == [f"actlab: layer '1' is not counted: {reason}"]
+    assert writer().attributes["skipped"] == {"1": reason}
+    assert [row.n.tolist()[1:] for row in writer().rows] == [[8, 12], [8, 0], [8, 0]]
+
+
 def test_threads_never_count_at_the_same_time(writer, monkeypatch):
     model, busy, overlaps = nn.Sequential(nn.Linear(1, 1)), threading.Lock(), []
 
