@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import weakref
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -12,6 +11,7 @@ from torch import nn
 
 from actlab.errors import ActlabError, SelectionError, nearest
 from actlab.recording.hooks import Seen
+from actlab.recording.options import as_epoch
 from actlab.recording.outputs import in_backward
 from actlab.recording.recorder import Recorder
 from actlab.schema import SPLITS
@@ -64,7 +64,7 @@ class AutomaticRecorder(Recorder):
             Label of the epoch; -1 for evaluation before any training.
         """
         with self._guard("epoch"):
-            self._epoch = operator.index(label)
+            self._epoch = as_epoch(label)
             if self._epochs == "inferred":
                 self._epochs = "given"
                 self._session.writer.update_attributes(epochs="given")

@@ -26,6 +26,8 @@ from actlab.store.side import ChannelStats, RawSamples
 
 __all__ = ["Capture", "Keepers", "Plan"]
 
+# These leave out what padding makes superfluous, in evaluation, unless a mode looks at them.
+_FAST = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 _Add = Callable[[], list[RemovableHandle]]
 
 
@@ -85,6 +87,9 @@ class Capture:
         self._latest: Site | None = None
         self._lock = threading.Lock()  # DataParallel calls the hooks from several threads
         self._functions = Functions(self._on_function) if plan.functional else None
+        self._fast = [
+            site.module for found in plan.sites.values() for site in found if isinstance(site.module, _FAST)
+        ]
         self._guards = CompileGuards()
         self._hooks: list[RemovableHandle] = []
         self._search: list[RemovableHandle] = []
@@ -128,14 +133,21 @@ class Capture:
         self._search.clear()
         self._guards.release()
 
-    def begin(self, labels: object) -> None:
+    def begin(self, labels: torch.Tensor | None) -> None:
         """Start a batch that is to be counted."""
         self._guards.hold()
         self._calls.clear()
         self._keepers.tallies.begin()
         self._keepers.head.begin(labels)
-        if self._functions is not None:
-            self._functions.start()
+        if self._functions is None:
+            return
+        if not torch.is_grad_enabled() and any(not module.training for module in self._fast):
+            # A mode of ours would make them compute in another way, with other results.
+            self._guard.warn(
+                "functions", "functions are not counted where attention is evaluated without grad"
+            )
+            return
+        self._functions.start()
 
     def look_for_replaced(self) -> None:
         """Note the chosen modules that are no part of their model any more: they are not called again."""
@@ -155,7 +167,8 @@ class Capture:
         head = self._keepers.head
         if head.is_sought:
             head.find(())
-        totals = self._keepers.tallies.take()
+        with self._lock:
+            totals = self._keepers.tallies.take()
         if not head.is_sought and self._search:
             for handle in self._search:
                 handle.remove()
@@ -174,22 +187,21 @@ class Capture:
         kept = head.take()
         return name, None if kept is None else Delivery(kept)
 
-    def take_side(
-        self, labels: object
-    ) -> tuple[Delivery[ChannelStats] | None, Delivery[dict[str, RawSamples]] | None]:
-        """Return the channels of the batch and the raw outputs kept of it, where there are any."""
-        name_of = self._keepers.tallies.name_of
-        channels = self._keepers.channels.take(name_of)
-        samples = self._keepers.samples.take(name_of, labels)
-        return (
-            None if channels is None else Delivery(channels),
-            None if samples is None else Delivery(samples),
-        )
+    def take_channels(self) -> Delivery[ChannelStats] | None:
+        """Return the channels of the batch, where it has any."""
+        channels = self._keepers.channels.take(self._keepers.tallies.name_of)
+        return None if channels is None else Delivery(channels)
+
+    def take_samples(self, labels: torch.Tensor | None) -> Delivery[dict[str, RawSamples]] | None:
+        """Return the raw outputs that were kept of the batch, where there are any."""
+        samples = self._keepers.samples.take(self._keepers.tallies.name_of, labels)
+        return None if samples is None else Delivery(samples)
 
     def clear(self) -> None:
         """Forget what was counted since the last time."""
-        for keeper in vars(self._keepers).values():
-            keeper.clear()
+        with self._lock:
+            for keeper in vars(self._keepers).values():
+                keeper.clear()
 
     def _attach_site(self, site: Site) -> None:
         """Put a hook on one module, if it is to be counted or may be the head."""
@@ -208,7 +220,7 @@ class Capture:
 
     def _on_start(self, source: Site, seen: Seen) -> None:
         """Count the model's first floating-point argument."""
-        if not self.is_on or in_backward():
+        if self._is_idle():
             return
         self._calls.clear()
         self._latest = source
@@ -223,21 +235,25 @@ class Capture:
 
     def _on_output(self, site: Site, seen: Seen) -> None:
         """Count what a module returned, now: the next in-place operation may change it."""
-        if not self.is_on or in_backward():
+        if self._is_idle():
             return
-        with self._lock, self._guard(f"layer {site.name!r}"):
+        what = f"layer {site.name!r}"
+        with self._lock, self._guard(what):
+            if self._is_idle():  # another thread ended the batch meanwhile
+                return
             is_chosen, call = site in self._chosen, self._number(site)
             self._latest = site if is_chosen else self._latest
             for suffix, tensor in seen():
-                for part in parts(suffix, tensor):
-                    if part.values is not None and not _is_captured(part.values):
-                        self._keepers.head.see((site, call, part.suffix), part.values)
-                    if is_chosen and self._plan.selection.wants(site, part.suffix):
-                        self._count(site, call, part)
+                with self._guard(what):
+                    for part in parts(suffix, tensor):
+                        if is_chosen and self._plan.selection.wants(site, part.suffix):
+                            self._count(site, call, part)
+                        if part.values is not None and not part.zeros and not _is_captured(part.values):
+                            self._keepers.head.see((site, call, part.suffix), part.values)
 
     def _on_function(self, site: Site, seen: Seen) -> None:
         """Count what an activation function returned."""
-        if not self.is_on or in_backward() or not self._plan.selection.wants(site):
+        if self._is_idle() or not self._plan.selection.wants(site):
             return
         with self._lock, self._guard(f"layer {site.name!r}"):
             self._keepers.tallies.place_after(site, self._latest)
@@ -249,10 +265,14 @@ class Capture:
 
     def _on_end(self, seen: Seen) -> None:
         """Find the head by what the model returned."""
-        if self.is_on and self._keepers.head.is_sought and not in_backward():
+        if self._keepers.head.is_sought and not self._is_idle():
             with self._lock, self._guard("search for the head"):
                 found = [part.values for suffix, tensor in seen() for part in parts(suffix, tensor)]
                 self._keepers.head.find([values for values in found if values is not None])
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is counted now."""
+        return not self.is_on or in_backward()
 
     def _number(self, site: Site) -> int:
         """Return the number of this call of a site within the forward; 1 unless calls are told apart."""

@@ -48,6 +48,9 @@ class Counters(Protocol):
         """Forget what was counted since the last time."""
 
 
+_NONE = Moments()
+
+
 @dataclass
 class _Counted:
     """What was counted in CPU memory."""
@@ -83,9 +86,9 @@ class CpuCounters:
 
     def add(self, slot: int, tensor: torch.Tensor) -> None:
         """Count the values of a tensor."""
+        before = self._moments.setdefault(slot, _NONE)  # so that `clear` knows, if counting is cut short
         moments = self._count(tensor, self._axis, self._slot(slot))
-        before = self._moments.get(slot)
-        self._moments[slot] = moments if before is None else before + moments
+        self._moments[slot] = moments if before is _NONE else before + moments
 
     def add_zeros(self, slot: int, number: int) -> None:
         """Count so many exact zeros."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
 from actlab.recording.hooks import NO_HOOK, Hook, Seen
@@ -117,14 +117,14 @@ class Functions(TorchFunctionMode):
         """See no more."""
         if self._is_started:
             self._is_started = False
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            _take_off(self)
 
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of torch, and look at its result if it is an activation."""
         result = func(*args, **(kwargs or {}))
         name = self._activations.get(func)
-        if name is not None:
-            owner, is_passed_over = self._stack[-1] if self._stack else ("", False)
+        if name is not None and self._stack:  # else it is called outside of the model
+            owner, is_passed_over = self._stack[-1]
             if not is_passed_over:
                 self._hook(None, {f"{owner}\t{name}": result})
         return result
@@ -138,3 +138,15 @@ class Functions(TorchFunctionMode):
                 path = f"{owner}.{FUNCTIONAL}{name}" if owner else FUNCTIONAL + name
                 site = self._sites[place] = Site(path, None, function=name)
             self._receive(site, partial(members, tensor))
+
+
+def _take_off(mode: TorchFunctionMode) -> None:
+    """Take a mode off torch's stack wherever it is: the user may have put others on top of it."""
+    above = []
+    while torch._C._len_torch_function_stack():
+        top = _pop_mode()  # type: ignore[no-untyped-call]
+        if top is mode:
+            break
+        above.append(top)
+    for other in reversed(above):
+        _push_mode(other)  # type: ignore[no-untyped-call]

@@ -50,7 +50,7 @@ class Guard:
         self._told.add(topic)
         try:
             warnings.warn(f"actlab: {message}", RuntimeWarning, stacklevel=_user_level())
-        except Warning:
+        except Exception:  # warnings may be errors, or a showwarning of the user's own may fail
             if self._on_error == "raise":
                 raise
             _log.warning("actlab: %s", message)

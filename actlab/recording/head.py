@@ -77,7 +77,7 @@ class Head:
         self._keep = keep
         self._is_decided = False
         self._large: LargeHead | None = None
-        self._labels: object = None
+        self._labels: torch.Tensor | None = None
         self._n_units = 0
         self._candidates: list[_Candidate] = []
         self._outputs: list[torch.Tensor | None] = []
@@ -88,7 +88,7 @@ class Head:
         """Whether outputs of all leaves are to be shown to `see`."""
         return self.key is None
 
-    def begin(self, labels: object) -> None:
+    def begin(self, labels: torch.Tensor | None) -> None:
         """Take the labels of the batch that begins, or None."""
         self._labels = labels
 
@@ -207,7 +207,7 @@ class Head:
             if isinstance(module, _ConvNd):
                 self.unit_dim = len(shape) - 1 - len(module.kernel_size)
             else:
-                given = tuple(getattr(self._labels, "shape", ()))
+                given = () if self._labels is None else tuple(self._labels.shape)
                 is_class_first = len(shape) > 2 and given == (shape[0], *shape[2:]) != tuple(shape[:-1])
                 self.unit_dim = 1 if is_class_first else -1
         return self.unit_dim

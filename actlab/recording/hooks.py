@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import _disable_current_modes
 
 from actlab.recording.outputs import members
 
@@ -57,19 +58,20 @@ class Hook:
         self._on_input = on_input
         self._number = next(_numbers)
         # Written by the operator as far as the compiler knows, so that it is neither dropped nor moved.
-        self._token = torch.zeros(1, device="cpu")
+        with torch.inference_mode(False):
+            self._token = torch.zeros(1, device="cpu")
         _hooks[self._number] = self
 
     def __call__(self, _module: nn.Module | None, *seen: object) -> None:
         """Pass on arguments or output; None, or torch would replace the output."""
         if torch.compiler.is_compiling():
-            if not torch.compiler.is_exporting():
+            if not torch.compiler.is_exporting() and not _in_transform():
                 found = members(seen if self._on_input else seen[-1])
                 names = _SEPARATOR.join([suffix for suffix, _ in found])
                 torch.ops.actlab.see(self._token, [tensor for _, tensor in found], self._number, names)
         elif not torch._C._is_tracing():
             # Neither subclasses nor the user's modes shall see what is read here.
-            with torch._C.DisableTorchFunction(), _outside_transforms():
+            with torch._C.DisableTorchFunction(), _outside_transforms(), _outside_modes():
                 self.receive(partial(members, seen if self._on_input else seen[-1]))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -77,11 +79,23 @@ class Hook:
         return NO_HOOK
 
 
+def _in_transform() -> bool:
+    """Say whether vmap, grad or another transform of torch.func is at work."""
+    return _functorch.peek_interpreter_stack() is not None
+
+
+# Inside a compiled transform there is no rule for our operator. Dynamo asks once, while it compiles.
+_in_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _outside_modes() -> AbstractContextManager[object]:
+    """Leave modes such as FlopCounterMode, which would count what is done here as the model's."""
+    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else _NOTHING
+
+
 def _outside_transforms() -> AbstractContextManager[object]:
     """Leave vmap, grad and other transforms of torch.func: they would wrap all that is done here."""
-    if _functorch.peek_interpreter_stack() is None:
-        return _NOTHING
-    return temporarily_clear_interpreter_stack()
+    return temporarily_clear_interpreter_stack() if _in_transform() else _NOTHING
 
 
 @torch.library.custom_op("actlab::see", mutates_args=("token",))

@@ -9,15 +9,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["NO_LABEL", "as_labels", "as_samples", "is_hot"]
+__all__ = ["NO_LABEL", "as_labels", "as_samples", "as_tensor", "is_hot"]
 
 NO_LABEL = -100
 
 
+def as_tensor(labels: Any) -> torch.Tensor | None:
+    """Return labels of any form as a tensor; torch.as_tensor would follow the default device."""
+    if labels is None or isinstance(labels, torch.Tensor):
+        return None if labels is None else labels.detach()
+    return torch.from_numpy(np.array(labels))
+
+
 def as_samples(output: torch.Tensor, unit_dim: int) -> torch.Tensor:
     """Lay an output out as [sample, unit]; one dimension means one unit per sample."""
-    if output.dim() == 1:
-        return output.unsqueeze(1)
+    if output.dim() < 2:
+        return output.reshape(-1, 1)
     return output.movedim(unit_dim, -1).reshape(-1, output.shape[unit_dim])
 
 
@@ -40,12 +47,12 @@ def is_hot(shape: Sequence[int], samples: int, units: int, unit_dim: int) -> boo
     )
 
 
-def as_labels(labels: Any, shape: tuple[int, int], unit_dim: int) -> NDArray[np.int64] | None:
+def as_labels(labels: torch.Tensor, shape: tuple[int, int], unit_dim: int) -> NDArray[np.int64] | None:
     """Bring the labels of a batch into the form of the store.
 
     Parameters
     ----------
-    labels : array_like
+    labels : torch.Tensor
         Class indices, one per sample in any shape; 0/1 per sample for one unit; or 0/1 per sample
         and unit, shaped like the output. -100 means none.
     shape : (int, int)
@@ -64,7 +71,7 @@ def as_labels(labels: Any, shape: tuple[int, int], unit_dim: int) -> NDArray[np.
     ValueError
         If the labels fit neither the samples nor the outputs.
     """
-    values = torch.as_tensor(labels).detach().cpu()
+    values = labels.cpu()
     if values.is_floating_point() and not bool(((values == 0) | (values == 1) | (values == NO_LABEL)).all()):
         return None
     values = values.to(torch.int64, copy=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -13,12 +14,13 @@ from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
 from actlab.recording.delivery import Deferred
-from actlab.recording.labels import as_samples, is_hot
+from actlab.recording.labels import NO_LABEL, as_samples, is_hot
 from actlab.schema import MOST_LABELS, MOST_UNITS
 from actlab.store.side import HeadCounts, LabelMoments
 
 __all__ = ["HeadBlock", "LargeHead"]
 
+_PIECE = 1 << 20  # values
 _NO, _YES, _UNLABELLED = range(3)  # the order of schema.TRUTHS
 
 
@@ -46,32 +48,52 @@ class LargeHead:
         self._axis = axis
         self._unit_dim = unit_dim
         self._problem: ValueError | None = None
-        self._offset = 0
-        self._is_pooled = False
+        self._units = 0
+        self._seen = self._given = 0  # samples of this batch, and labels
         self._counts: torch.Tensor | None = None
         self._sums: torch.Tensor | None = None
 
-    def add(self, output: torch.Tensor, given: object) -> None:
-        """Count one output of the head; `given` are the labels of the whole batch, or None."""
-        output = output.unsqueeze(1) if output.dim() == 1 else output
+    def add(self, output: torch.Tensor, given: torch.Tensor | None) -> None:
+        """Count one output of the head; `given` are the labels of the whole batch, or None.
+
+        Raises
+        ------
+        ValueError
+            If the number of units is not that of the output before it in the batch.
+        """
+        output = output.detach().unsqueeze(1) if output.dim() == 1 else output.detach()
         units = output.shape[self._unit_dim]
-        labels = None if given is None else self._labels_of(output, torch.as_tensor(given).detach())
-        truth = _truth(output, labels, self._unit_dim)
-        self._is_pooled = units > MOST_UNITS
-        if not self._is_pooled:
-            truth = truth + 3 * _along(units, output, self._unit_dim)
-        self._count(output, truth, 3 * (1 if self._is_pooled else units))
-        if labels is not None:
-            self._add_moments(output, labels)
+        if self._counts is not None and units != self._units:
+            raise ValueError(f"the head has {units} units, earlier in this batch {self._units}")
+        self._units = units
+        labels = None
+        try:
+            labels = None if given is None else self._labels_of(output, given)
+        except ValueError as error:
+            self._problem = error
+        for part, known in _pieces(output, labels, self._unit_dim):
+            truth = _truth(part, known, self._unit_dim)
+            if units <= MOST_UNITS:
+                truth = truth + 3 * _along(units, part, self._unit_dim)
+            self._count(part, truth, 3 * (units if units <= MOST_UNITS else 1))
+            if known is not None:
+                self._add_moments(part, known)
 
     def take(self) -> Deferred[HeadBlock] | None:
         """Return what was counted in the batch, and start again from zero."""
-        counts, sums = self._counts, self._sums
-        self.clear()
+        counts, sums, n_buckets = self._counts, self._sums, self._axis.n_buckets
+        if counts is not None and self._given > self._seen and self._problem is None:
+            self._problem = ValueError(f"{self._given} labels do not fit a head of {self._seen} samples")
+        if counts is not None and self._problem is not None:
+            # Which label belongs to which sample is not known: nothing is YES or NO.
+            total, sums = counts.reshape(-1, 3, n_buckets).sum(1), None
+            counts = torch.stack([torch.zeros_like(total), torch.zeros_like(total), total], 1).reshape(-1)
+        self._counts = self._sums = None
+        self._seen = self._given = 0
         if counts is None:
             return None
         tensors = [counts] if sums is None else [counts, sums]
-        return Deferred(tensors, partial(_block, self._axis.n_buckets, self._is_pooled))
+        return Deferred(tensors, partial(_block, n_buckets, self._units > MOST_UNITS))
 
     def check_labels(self) -> None:
         """Raise what was wrong with the labels of the batch."""
@@ -81,32 +103,28 @@ class LargeHead:
 
     def clear(self) -> None:
         """Forget the batch."""
-        self._counts = self._sums = None
-        self._offset = 0
+        self._counts = self._sums = self._problem = None
+        self._seen = self._given = 0
 
-    def _labels_of(self, output: torch.Tensor, given: torch.Tensor) -> torch.Tensor | None:
+    def _labels_of(self, output: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """Return the labels that belong to this output: [sample] or [sample, unit], -100 for none.
 
         A batch may be several forwards: each takes the next samples.
         """
-        units = output.shape[self._unit_dim]
+        units, dim = self._units, self._unit_dim
         samples = output.numel() // max(units, 1)
         labels = given.to(output.device, non_blocking=True)
-        total = labels.numel()
-        hot = labels.dim() == output.dim() and units > 1 and total >= output.numel()
-        flat = as_samples(labels, self._unit_dim) if hot else labels.reshape(-1)
-        start, self._offset = self._offset, self._offset + samples
-        if self._offset > len(flat) or (start == 0 and not hot and len(flat) % samples):
-            self._offset = 0
-            try:
-                is_hot(labels.shape, samples, units, self._unit_dim)
-            except ValueError as error:
-                self._problem = error
-                return None
-        part = flat[start : start + samples]
+        is_wide = labels.dim() == output.dim() and labels.numel() >= output.numel()
+        hot = is_wide and units > 1 and labels.shape[dim] == units
+        flat = as_samples(labels, dim) if hot else labels.reshape(-1)
+        start, self._seen, self._given = self._seen, self._seen + samples, len(flat)
+        if self._seen > len(flat):
+            is_hot(labels.shape, samples, units, dim)  # says what was expected, if one forward alone is wrong
+            raise ValueError(f"{len(flat)} labels do not fit {self._seen} samples of several forwards")
+        part = flat[start : self._seen]
         # A float target that is neither 0 nor 1 says neither YES nor NO.
         none = (part != 0) & (part != 1) if part.is_floating_point() else part < 0
-        return torch.where(none, -100, part.to(torch.int64))
+        return torch.where(none, NO_LABEL, part.to(torch.int64))
 
     def _count(self, output: torch.Tensor, groups: torch.Tensor, n_groups: int) -> None:
         """Count each value into its group."""
@@ -114,17 +132,17 @@ class LargeHead:
         if self._counts is None:
             self._counts = torch.zeros(size, dtype=torch.int64, device=output.device)
         if output.device.type == "cpu" and (counted := _numba_kernel()) is not None:
-            table: Any = self._counts.numpy().view(np.uint64).reshape(n_groups, -1)
-            counted(output.detach(), groups, self._axis, table)
+            table: Any = self._counts.numpy().view(np.uint64).reshape(n_groups, self._axis.n_buckets)
+            counted(output, groups, self._axis, table)
         else:
             bucket_index = import_module("actlab.recording.histogram.torch_ops").bucket_index
-            place = groups * self._axis.n_buckets + bucket_index(output.detach(), self._axis)
+            place = groups * self._axis.n_buckets + bucket_index(output, self._axis)
             place = place.reshape(-1)
             self._counts.scatter_add_(0, place, torch.ones_like(place))
 
     def _add_moments(self, output: torch.Tensor, labels: torch.Tensor) -> None:
         """Add number, finite number, sum and sum of squares [4, label, unit] by true label."""
-        values = as_samples(output.detach(), self._unit_dim)
+        values = as_samples(output, self._unit_dim)
         units = values.shape[1]
         n_labels = min(max(units, 2), MOST_LABELS)
         finite = values.isfinite()
@@ -140,6 +158,21 @@ class LargeHead:
             sums = torch.zeros(4, n_labels + 1, rows.shape[2], dtype=torch.float64, device=rows.device)
             sums = sums.index_add_(1, entry, rows)[:, :n_labels]
         self._sums = sums if self._sums is None else self._sums + sums
+
+
+def _pieces(
+    output: torch.Tensor, labels: torch.Tensor | None, unit_dim: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Yield parts of an output with their labels: truth and sums take many times its memory."""
+    most = _PIECE if output.device.type == "cpu" else 8 * _PIECE
+    if output.numel() <= most or unit_dim % output.dim() == 0:
+        yield output, labels
+        return
+    length = max(1, most * len(output) // output.numel())
+    per = output.numel() // output.shape[unit_dim] // len(output)
+    for start in range(0, len(output), length):
+        part = output[start : start + length]
+        yield part, None if labels is None else labels[start * per : (start + len(part)) * per]
 
 
 def _along(units: int, output: torch.Tensor, unit_dim: int) -> torch.Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +21,7 @@ from actlab.recording.samples import Samples
 from actlab.recording.sites import find_sites, select
 from actlab.recording.tally import Tallies
 
-__all__ = ["Schedule", "make_keepers", "make_plan"]
+__all__ = ["Schedule", "as_epoch", "make_keepers", "make_plan"]
 
 _RAW_DTYPES = ("float16", "float32", "float64")
 
@@ -55,8 +57,22 @@ class Schedule:
         return (step - self._starts[part]) % self._every[part] == 0
 
 
+def as_epoch(label: object) -> int:
+    """Return the label of an epoch as the store has it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no whole number, or one beyond 64 bits.
+    """
+    epoch = operator.index(label)  # type: ignore[arg-type]
+    if not -(2**63) <= epoch < 2**63:
+        raise ValueError(f"epoch must fit into 64 bits, got {epoch}")
+    return epoch
+
+
 def _is_whole(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
 
 
 def make_plan(

@@ -39,7 +39,7 @@ def members(output: object, prefix: str = "") -> list[tuple[str, torch.Tensor]]:
         if hasattr(output, "to_local"):
             local = _own_part(output)
             return [] if local is None else [(prefix, local)]
-        return [(prefix, output)]
+        return [(prefix, output.values() if output.layout is torch.jagged else output)]
     if isinstance(output, PackedSequence):
         return [(prefix, output.data)]
     found = []
@@ -110,7 +110,10 @@ def _odd_parts(suffix: str, tensor: torch.Tensor) -> list[Part]:
         pair = torch.view_as_real(tensor.resolve_conj()).unbind(-1)
         found = [Part(f"{suffix}:{name}", half) for name, half in zip(("real", "imag"), pair, strict=True)]
     elif type(tensor) is not torch.Tensor:
-        found = parts(suffix, tensor.as_subclass(torch.Tensor))
+        plain = tensor.as_subclass(torch.Tensor)
+        kind = type(plain)
+        reason = f"its output is a {kind.__name__}, whose values are not its own"
+        found = parts(suffix, plain) if kind is torch.Tensor else [Part(suffix, None, reason=reason)]
     else:
         found = [Part(suffix, tensor)]
     return found

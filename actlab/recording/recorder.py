@@ -23,7 +23,8 @@ from actlab.errors import SelectionError, nearest
 from actlab.recording.capture import Capture, Plan
 from actlab.recording.delivery import Deferred, Delivery
 from actlab.recording.guard import Guard
-from actlab.recording.options import Schedule, make_keepers, make_plan
+from actlab.recording.labels import as_tensor
+from actlab.recording.options import Schedule, as_epoch, make_keepers, make_plan
 from actlab.recording.session import Batch, Session, abandon
 from actlab.recording.writers import open_writer
 from actlab.schema import LOG_NAME, SPLITS
@@ -138,7 +139,7 @@ class Recorder:
         self._places = dict.fromkeys(SPLITS, (_NO_EPOCH, 0))
         self._is_open = False
         self._is_closed = False
-        self._pauses = 0
+        self._pauses = self._detachments = 0
         capture = Capture(plan, keepers, self._guard)
         with self._guard("warm-up", "the first batch takes longer"):
             keepers.tallies.warm_up(value for each in plan.models.values() for value in each.parameters())
@@ -239,14 +240,17 @@ class Recorder:
     def detached(self) -> Iterator[None]:
         """Take every hook off the model inside, and put them back after: for what looks at hooks.
 
-        `torch.jit.script`, for one, compiles them. Nothing is recorded meanwhile.
+        `torch.jit.script`, for one, compiles them. Nothing is recorded meanwhile. Afterwards the hooks
+        stand behind those that were registered inside, and compiled code is compiled anew.
         """
         with self.pause():
+            self._detachments += 1
             self._session.capture.detach()
             try:
                 yield
             finally:
-                if not self._is_closed:
+                self._detachments -= 1
+                if not (self._is_closed or self._detachments):
                     self._session.capture.attach()
 
     def close(self) -> None:
@@ -278,24 +282,32 @@ class Recorder:
         self._session.seal()
         if split not in SPLITS:
             raise SelectionError(f"unknown split {split!r}; {nearest(str(split), SPLITS)}")
+        known: torch.Tensor | None = None
+        with self._guard("labels", "only the labels of this batch are left out"):
+            known = as_tensor(labels)
         step, (last_epoch, number) = self._steps[split], self._places[split]
-        self._session.batch = Batch(
+        epoch = as_epoch(epoch)
+        batch = self._session.batch = Batch(
             split=split,
             step=step,
-            epoch=operator.index(epoch),
+            epoch=epoch,
             number=number if epoch == last_epoch else 0,
             train_step=self._steps["train"],
-            labels=labels,
+            labels=known,
             is_recorded=self._schedule.has(step) and not self._pauses,
         )
         self._is_open = self._session.is_used = True
-        if self._session.batch.is_recorded:
-            if epoch != last_epoch:
-                self._session.capture.look_for_replaced()
-            self._session.capture.begin(labels)
-            self._channels.begin(split, self._rows[split], self._session.batch.epoch)
-            self._rows[split] += 1
-        self._listen()
+        try:
+            if batch.is_recorded:
+                if epoch != last_epoch:
+                    self._session.capture.look_for_replaced()
+                self._session.capture.begin(known)
+                self._channels.begin(split, self._rows[split], epoch)
+                self._rows[split] += 1
+            self._listen()
+        except BaseException:
+            self._discard()
+            raise
 
     def _listen(self) -> None:
         """Turn the hooks on or off, as the open batch and the pauses have it."""
@@ -303,6 +315,8 @@ class Recorder:
         self._session.capture.is_on = (
             self._is_open and batch is not None and batch.is_recorded and not self._pauses
         )
+
+    _listen._torchdynamo_disable = True  # type: ignore[attr-defined] # a graph would do it at its end
 
     def _discard(self) -> None:
         """Forget the open batch: it makes no row and does not count as a step."""
@@ -332,14 +346,16 @@ class Recorder:
             return
         with self._guard("raw outputs", "this batch has its counts only"):
             self._take_head(batch, labels)
-        with self._guard("channels and samples", "this batch has none"):
-            batch.channels, batch.samples = self._session.capture.take_side(labels)
+        with self._guard("channels", "this batch has none"):
+            batch.channels = self._session.capture.take_channels()
+        with self._guard("samples", "this batch has none"):
+            batch.samples = self._session.capture.take_samples(labels)
         self._tell_skipped()
         if batch.is_ready():  # as on a CPU always: what is wrong is said where it happened
             with self._guard("row"):
                 batch.resolve(self._guard)
 
-    def _take_head(self, batch: Batch, labels: object) -> None:
+    def _take_head(self, batch: Batch, labels: torch.Tensor | None) -> None:
         """Add what was kept of the head and the labels; tell the run which layer it is."""
         name, batch.head = self._session.capture.take_head()
         if self._head.key is not None and self._told_head != (news := (name, self._head.unit_dim)):
@@ -349,8 +365,7 @@ class Recorder:
         with self._guard("labels", "only the labels of this batch are left out"):
             self._head.check_labels()
             if batch.head is not None and labels is not None:
-                given = torch.as_tensor(labels).detach()
-                batch.label = Delivery(Deferred([given.clone()], operator.itemgetter(0)))
+                batch.label = Delivery(Deferred([labels.clone()], operator.itemgetter(0)))
 
     def _tell_skipped(self) -> None:
         """Say once which layers are not counted, and keep it in the run."""
@@ -371,6 +386,7 @@ def _to_number(value: Any) -> float | Delivery[float]:
             raise ValueError(f"expected one number, got a tensor of shape {tuple(value.shape)}")
         if value.device.type != "cpu":
             return Delivery(Deferred([value.detach().clone()], _number_of))
+        return float(value.detach())
     return float(value)
 
 

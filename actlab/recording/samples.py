@@ -39,6 +39,7 @@ class Samples:
         self._wanted: dict[Key, bool] = {}
         self._kept: dict[Key, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._seen: dict[Key, int] = {}
+        self._spoiled: set[Key] = set()
 
     @property
     def is_wanted(self) -> bool:
@@ -57,23 +58,30 @@ class Samples:
             tensor = tensor.detach().index_select(0, place.to(tensor.device, non_blocking=True))
         dtype = self._dtype or (tensor.dtype if tensor.dtype in _KEPT else torch.float32)
         kept = tensor.detach().to(dtype, copy=True)
-        self._kept.setdefault(key, []).append((kept, start + place))
+        calls = self._kept.setdefault(key, [])
+        calls.append((kept, start + place))
+        if kept.shape[1:] != calls[0][0].shape[1:]:
+            self._spoiled.add(key)
+            raise ValueError(f"a sample is {tuple(kept.shape[1:])}, earlier {tuple(calls[0][0].shape[1:])}")
 
-    def take(self, name_of: Callable[[Key], str], labels: object) -> Deferred[dict[str, RawSamples]] | None:
+    def take(
+        self, name_of: Callable[[Key], str], labels: torch.Tensor | None
+    ) -> Deferred[dict[str, RawSamples]] | None:
         """Return what was kept of the batch, with the labels of the samples where there is one for each."""
-        kept, seen = self._kept, self._seen
-        self._kept, self._seen = {}, {}
+        kept = {key: calls for key, calls in self._kept.items() if key not in self._spoiled}
+        seen = self._seen
+        self.clear()
         if not kept:
             return None
         values = [torch.cat([each for each, _ in calls]) for calls in kept.values()]
         places = [torch.cat([place for _, place in calls]).numpy() for calls in kept.values()]
         totals, names = [seen[key] for key in kept], [name_of(key) for key in kept]
-        given = [] if labels is None else [torch.as_tensor(labels).detach().clone()]
+        given = [] if labels is None else [labels.clone()]
         return Deferred([*values, *given], partial(_blocks, names, places, totals))
 
     def clear(self) -> None:
         """Forget the batch."""
-        self._kept, self._seen = {}, {}
+        self._kept, self._seen, self._spoiled = {}, {}, set()
 
     def _wants(self, key: Key) -> bool:
         if key not in self._wanted:

@@ -38,7 +38,7 @@ class Batch:
     epoch: int
     number: int
     train_step: int
-    labels: object
+    labels: torch.Tensor | None
     is_recorded: bool
     time: float = 0.0
     totals: PendingTotals | None = None

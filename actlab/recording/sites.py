@@ -71,8 +71,8 @@ def find_sites(model: nn.Module, prefix: str = "") -> list[Site]:
     """List the model's input and all of its modules, each once, in the order of `named_modules`.
 
     Names are dotted paths; the prefixes of torch's wrappers (torch.compile, DDP, FSDP, ...) and
-    what parametrizations (weight_norm, ...) add are left out. A model that is a single module goes
-    by its class name.
+    what parametrizations (weight_norm, ...) and quantised layers add are left out. A model that is a
+    single module goes by its class name.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def find_sites(model: nn.Module, prefix: str = "") -> list[Site]:
         children = [
             (name if key == wrapped else f"{name}.{key}" if name else key, child)
             for key, child in module.named_children()
-            if not (key == "parametrizations" and is_parametrized(module))
+            if not (key == "parametrizations" and is_parametrized(module)) and key != "_packed_params"
         ]
         if wrapped is None:
             yield Site(name or _kind(module), module, is_leaf=not children, path=name)
@@ -126,7 +126,7 @@ class Selection:
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
     """Say whether one of the patterns fits one of the names."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def select(
@@ -169,7 +169,7 @@ def select(
         chosen = [site for site in pool if any(site in hit for hit in hits)]
     for pattern in excludes:
         _match("layers", pattern, sites)
-        chosen = [site for site in chosen if not fnmatchcase(site.name, pattern)]
+        chosen = [site for site in chosen if not _matches([site.name], [pattern])]
     if (not chosen and not any(map(_is_function, includes))) or (not patterns and layers is not None):
         raise SelectionError(f"layers={layers!r} with kinds={kinds!r} leaves no layer to record")
     known = [site.name for site in sites if site.module is not None]
@@ -192,7 +192,8 @@ def _match(argument: str, pattern: str | type[nn.Module], sites: Sequence[Site])
     elif argument == "kinds":
         hits = [site for site in sites if fnmatchcase(site.kind, pattern)]
     else:
-        hits = [site for site in sites if fnmatchcase(site.name, pattern.partition(":")[0])]
+        wanted_names = (pattern, pattern.partition(":")[0])
+        hits = [site for site in sites if _matches([site.name], wanted_names)]
     if not hits and not (isinstance(pattern, str) and _is_function(pattern)):
         wanted = pattern if isinstance(pattern, str) else pattern.__name__
         known = dict.fromkeys(site.kind if argument == "kinds" else site.name for site in sites)

@@ -21,6 +21,9 @@ from actlab.schema import LayerInfo
 __all__ = ["Key", "PendingTotals", "Tallies", "Totals"]
 
 
+MOST_MEMBERS = 256
+"""Tensors of one output that are layers: a dict with ever new keys must not let the table grow for ever."""
+
 Key: TypeAlias = tuple[Site, int, str]
 """Site, call (1 unless calls are told apart) and suffix of an output."""
 
@@ -116,6 +119,8 @@ class Tallies:
         self._counters: dict[torch.device, Counters] = {}
         self._layers: tuple[LayerInfo, ...] = ()
         self._slots = count()
+        self._names: set[str] = set()
+        self._n_members: dict[Site, int] = {}
         self._is_fixed = self._is_news = False
         for site in sites:
             self._enter(site, 1, "")
@@ -132,9 +137,15 @@ class Tallies:
         values = part.values
         if values is None:
             return
-        tally = self._by_key.get((site, call, part.suffix)) or self._enter(site, call, part.suffix)
+        tally = self._by_key.get((site, call, part.suffix))
+        if tally is None:
+            if self._n_members.get(site, 0) >= MOST_MEMBERS:
+                raise ValueError(f"it has more than {MOST_MEMBERS} tensors of different names")
+            tally = self._enter(site, call, part.suffix)
         if not tally.info.calls and not tally.calls:
-            tally.info = replace(tally.info, shape=tuple(part.shape or values.shape))
+            # A lazy module knows only now what it is.
+            shape = tuple(part.shape or values.shape)
+            tally.info = replace(tally.info, kind=site.kind, description=site.description, shape=shape)
         counters = self._counters_of(values.device)
         counters.add(tally.slot, values)
         if part.zeros:
@@ -192,12 +203,20 @@ class Tallies:
 
     def _enter(self, site: Site, call: int, suffix: str) -> _Tally:
         """Add an entry to the table."""
-        info = LayerInfo(site.name + _mark(call) + suffix, site.kind, site.description)
+        info = LayerInfo(self._free(site.name + _mark(call) + suffix), site.kind, site.description)
         tally = _Tally(site, info, next(self._slots), call)
         self._by_key[site, call, suffix] = tally
+        self._n_members[site] = self._n_members.get(site, 0) + 1
         self._table.append(tally)
         self._is_news = True
         return tally
+
+    def _free(self, name: str) -> str:
+        """Return a name that no other entry has: a module may be named "lstm:0" beside an "lstm"."""
+        while name in self._names:
+            name = f"({name})"
+        self._names.add(name)
+        return name
 
     def _fix(self) -> None:
         """Settle the table at the first row: members replace the entry of their site."""
@@ -213,7 +232,7 @@ class Tallies:
         for tally in self._table:
             if tally.call == 1 and tally.site in repeated:
                 suffix = tally.info.name.removeprefix(tally.site.name)
-                tally.info = replace(tally.info, name=f"{tally.site.name}#1{suffix}")
+                tally.info = replace(tally.info, name=self._free(f"{tally.site.name}#1{suffix}"))
         self._table.sort(key=lambda tally: (self._order[tally.site], tally.call))
         kept = {id(tally) for tally in self._table}
         self._by_key = {key: tally for key, tally in self._by_key.items() if id(tally) in kept}

@@ -152,3 +152,44 @@ def test_the_result_is_that_of_the_bare_model(writer):
     ):
         found = model(x)
     np.testing.assert_array_equal(found.detach(), expected.detach())
+
+
+def test_what_is_called_outside_of_the_model_is_no_layer(writer):
+    model, teacher = Net(), Net()
+    with (
+        Recorder(model.a, "memory", functional=True, on_error="raise") as recorder,
+        recorder.batch("train", 0),
+    ):
+        functional.softmax(model(torch.randn(3, 4)), 1), teacher(torch.randn(3, 4))
+    row = writer().rows[0]
+    assert [layer.name for layer in row.layers] == ["input", "fc", "F.relu", "act"]
+    assert row.n.tolist() == [12] * 4
+
+
+def test_modes_of_the_user_stay_whatever_the_order(writer):
+    before = torch._C._len_torch_function_stack()
+    recorder = Recorder(Net(), "memory", functional=True, on_error="raise")
+    batch = recorder.batch("train", 0)
+    batch.__enter__()
+    with torch.device("meta"):
+        batch.__exit__(None, None, None)
+        assert torch.empty(1).is_meta
+    assert torch._C._len_torch_function_stack() == before
+    recorder.close()
+
+
+def test_attention_in_evaluation_gives_what_it_gave(writer):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x, mask = torch.randn(3, 5, 8), torch.zeros(3, 5, dtype=torch.bool)
+    mask[:, 3:] = True
+    with torch.no_grad():
+        expected = model(x, src_key_padding_mask=mask)
+        with (
+            Recorder(model, "memory", functional=True) as recorder,
+            pytest.warns(RuntimeWarning, match="functions are not counted where attention is evaluated"),
+            recorder.batch("valid", 0),
+        ):
+            found = model(x, src_key_padding_mask=mask)
+    assert torch.equal(found, expected)

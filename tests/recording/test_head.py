@@ -7,7 +7,7 @@ from torch import nn
 
 import actlab
 from actlab.axis import LinearAxis
-from actlab.recording.labels import as_labels, as_samples
+from actlab.recording.labels import as_labels, as_samples, as_tensor
 from actlab.recording.recorder import Recorder
 
 
@@ -210,7 +210,7 @@ def test_calls_of_one_batch_are_joined(writer):
     ],
 )
 def test_labels_take_the_form_of_the_store(labels, shape, expected):
-    found = as_labels(labels, shape, -1)
+    found = as_labels(as_tensor(labels), shape, -1)
     if expected is None:
         assert found is None
     else:
@@ -220,7 +220,7 @@ def test_labels_take_the_form_of_the_store(labels, shape, expected):
 
 def test_labels_that_do_not_fit_say_what_was_expected():
     with pytest.raises(ValueError, match=r"labels of shape \(3,\) do not fit.*expected 4 class indices"):
-        as_labels([1, 2, 3], (4, 5), -1)
+        as_labels(torch.tensor([1, 2, 3]), (4, 5), -1)
 
 
 def test_multi_hot_labels_follow_the_unit_dimension():

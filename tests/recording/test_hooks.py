@@ -175,3 +175,70 @@ def test_detached_takes_the_hooks_off_and_puts_them_back(writer, make_net, hooks
     assert hooks_of(model) == 0
     assert scripted(torch.randn(2, 4)).shape == (2, 3)
     assert [row.n.tolist()[-1] for row in writer().rows] == [6]
+
+
+def test_compiled_transforms_of_a_recorded_model_work_as_before(writer, make_net):
+    model, x = make_net(), torch.randn(5, 4)
+
+    def loss(parameters, sample):
+        return torch.func.functional_call(model, parameters, (sample,)).square().sum()
+
+    parameters = dict(model.named_parameters())
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
+    expected = each(parameters, x)
+    with Recorder(model, "memory", on_error="raise") as recorder, recorder.batch("train", 0):
+        found = torch.compile(each, backend="aot_eager")(parameters, x)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_a_recorder_made_in_inference_mode_does_not_stop_a_compiled_training(writer, make_net):
+    model = make_net()
+    with torch.inference_mode():
+        recorder = Recorder(model, "memory", on_error="raise")
+    with recorder:
+        steps(torch.compile(model, backend="aot_eager", fullgraph=True), model, recorder)
+    assert [row.n.tolist() for row in writer().rows] == [[24, 48, 48, 18]] * 3
+
+
+def test_detached_inside_detached_puts_the_hooks_back_once(writer, make_net, hooks_of):
+    model = make_net()
+    with Recorder(model, "memory", on_error="raise") as recorder:
+        before = hooks_of(model)
+        with recorder.detached():
+            with recorder.detached():
+                pass
+            assert hooks_of(model) == 0
+        assert hooks_of(model) == before
+
+
+def test_a_pause_inside_a_compiled_step_holds(writer, make_net):
+    model = make_net()
+    with Recorder(model, "memory", on_error="raise") as recorder:
+
+        def step(x):
+            with recorder.pause():
+                model(x)
+            return model(x)
+
+        compiled = torch.compile(step, backend="aot_eager")
+        for _ in range(2):
+            with recorder.batch("train", 0):
+                compiled(torch.randn(2, 4))
+    assert [row.n.tolist()[-1] for row in writer().rows] == [6, 6]
+
+
+def test_modes_that_count_operations_do_not_see_ours(writer, make_net):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, x = make_net(), torch.randn(6, 4)
+    with FlopCounterMode(display=False) as bare:
+        model(x)
+    with (
+        Recorder(model, "memory", on_error="raise", raw=["*"]) as recorder,
+        recorder.batch("train", 0),
+        FlopCounterMode(display=False) as recorded,
+    ):
+        model(x)
+    assert recorded.get_total_flops() == bare.get_total_flops() > 0
+    assert writer().rows[0].n.tolist() == [24, 48, 48, 18]

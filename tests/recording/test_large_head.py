@@ -7,6 +7,7 @@ from torch import nn
 
 import actlab
 from actlab.axis import FloatAxis
+from actlab.recording import large_head as module
 from actlab.recording.recorder import Recorder
 
 AXIS = FloatAxis()
@@ -169,3 +170,68 @@ def test_twin_peaks_of_a_large_head_tell_yes_from_no(tmp_path):
     np.testing.assert_allclose(peaks.yes_position, 4, atol=0.1)
     np.testing.assert_allclose(peaks.no_position, -4, atol=0.1)
     assert (peaks.separation > 5).all()
+
+
+def test_a_large_output_is_counted_piece_by_piece(writer, monkeypatch):
+    monkeypatch.setattr(module, "_PIECE", 1000)
+    labels = torch.randint(0, 3, (6, 30, 20))
+    model = nn.Sequential(nn.Conv2d(2, 3, 1))
+    rows, outputs = record(writer, model, [([torch.randn(6, 2, 30, 20)], labels)])
+    values = outputs[0].movedim(1, -1).reshape(-1, 3).numpy()
+    check(rows[0].head_counts, values, np.where(np.arange(3) == labels.reshape(-1, 1).numpy(), YES, NO))
+    chosen = values[labels.reshape(-1).numpy() == 1].astype(np.float64)
+    np.testing.assert_allclose(rows[0].label_moments.mean[1], chosen.mean(0), rtol=1e-9)
+
+
+class Pairs(nn.Module):
+    """A head whose number of units is that of the second argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Bilinear(1, 1, 1)
+        self.head.forward = lambda a, b: a @ b.T
+
+    def forward(self, a, b):
+        return self.head(a, b)
+
+
+@pytest.mark.parametrize("widths", [(10, 40), (20, 10)])
+def test_a_head_that_changes_its_units_within_a_batch_harms_nothing(writer, widths):
+    model = Pairs()
+    with (
+        Recorder(model, "memory", head="head") as recorder,
+        pytest.warns(
+            RuntimeWarning, match=f"the head has {widths[1]} units, earlier in this batch {widths[0]}"
+        ),
+        recorder.batch("train", 0),
+    ):
+        [model(torch.randn(1000, 4), torch.randn(width, 4)) for width in widths]
+    row = writer().rows[0]
+    assert row.head_counts.counts[:, UNLABELLED].sum() == 1000 * widths[0]
+    assert row.n[-1] == 1000 * sum(widths), "the layer itself is counted whole"
+
+
+@pytest.mark.parametrize("labels", [{"a": torch.zeros(3)}, ["x", "y"], [[1], [1, 2]], object()])
+def test_labels_that_are_none_cost_only_themselves(writer, labels):
+    model = nn.Sequential(nn.Linear(2, 3))
+    with (
+        Recorder(model, "memory", head="0") as recorder,
+        pytest.warns(RuntimeWarning, match="only the labels of this batch are left out"),
+        recorder.batch("train", 0, labels),
+    ):
+        model(torch.randn(4000, 2))
+    row = writer().rows[0]
+    assert row.n.tolist()[-1] == row.head_counts.counts[:, UNLABELLED].sum() == 12_000
+
+
+@pytest.mark.parametrize("sizes", [[4000, 4000], [3000]])
+def test_labels_for_more_or_fewer_samples_name_nobody(writer, sizes):
+    model = nn.Sequential(nn.Linear(2, 3))
+    with (
+        Recorder(model, "memory", head="0") as recorder,
+        pytest.warns(RuntimeWarning, match="labels.*do not fit"),
+        recorder.batch("train", 0, torch.zeros(4000, dtype=torch.long)),
+    ):
+        [model(torch.randn(size, 2)) for size in sizes]
+    counts = writer().rows[0].head_counts.counts
+    assert counts[:, UNLABELLED].sum() == counts.sum() == 3 * sum(sizes)

@@ -363,3 +363,73 @@ def test_recording_loads_neither_xarray_nor_plotting(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("epoch", [2**63, -(2**63) - 1])
+def test_an_epoch_that_no_store_holds_costs_its_batch_only(writer, epoch):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory") as recorder:
+        with (
+            pytest.warns(RuntimeWarning, match="epoch must fit into 64 bits"),
+            recorder.batch("train", epoch),
+        ):
+            model(torch.ones(1, 1))
+        with recorder.batch("train", 1):
+            model(torch.ones(1, 1))
+    assert [row.epoch for row in writer().rows] == [1]
+
+
+def test_what_stops_a_batch_from_beginning_stops_only_that_one(writer, monkeypatch):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory") as recorder:
+        with monkeypatch.context() as patch:
+            patch.setattr(recorder._session.capture, "begin", lambda labels: 1 // 0)
+            with pytest.warns(RuntimeWarning, match="batch failed"), recorder.batch("train", 0):
+                model(torch.ones(1, 1))
+        for _ in range(2):
+            with recorder.batch("train", 0):
+                model(torch.ones(1, 1))
+    assert [row.n.tolist() for row in writer().rows] == [[1, 1]] * 2
+
+
+def test_an_interrupt_while_counting_leaves_nothing_for_the_next_row(writer, monkeypatch):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory") as recorder:
+        with recorder.batch("train", 0):
+            model(torch.ones(1, 1))
+        counters = next(iter(recorder._session.capture._keepers.tallies._counters.values()))
+        count = counters._count
+
+        def interrupted(*arguments):
+            count(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(counters, "_count", interrupted)
+            with pytest.raises(KeyboardInterrupt), recorder.batch("train", 0):
+                model(torch.ones(7, 1))
+        with recorder.batch("train", 0):
+            model(torch.ones(2, 1))
+    assert [row.counts.sum(1).tolist() for row in writer().rows] == [[1, 1], [2, 2]]
+
+
+def test_a_loss_with_its_graph_is_logged_without_a_word(writer):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory", on_error="raise", every=np.int64(1)) as recorder:
+        with recorder.batch("train", 0, labels=[1]):
+            loss = model(torch.ones(1, 1)).sum()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            recorder.log(loss=loss)
+    assert writer().rows[0].logs == {"loss": loss.item()}
+
+
+def test_lists_of_labels_do_not_follow_the_default_device(writer):
+    model = nn.Linear(1, 2)
+    with (
+        Recorder(model, "memory", on_error="raise") as recorder,
+        torch.device("meta"),
+        recorder.batch("train", 0, labels=[1, 0]),
+    ):
+        model(torch.ones(2, 1, device="cpu"))
+    np.testing.assert_array_equal(writer().rows[0].label, [1, 0])

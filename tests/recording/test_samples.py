@@ -114,3 +114,17 @@ def test_labels_that_are_not_one_for_each_sample_are_left_out(writer):
     assert sorted(blocks) == ["0:0", "0:1:0", "0:1:1"]
     assert blocks["0:0"].values.shape == (5, 4, 3)
     assert all(block.label is None for block in blocks.values())
+
+
+def test_samples_of_changing_shape_cost_only_their_layer(writer):
+    model = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool1d(4))
+    with (
+        Recorder(model, "memory", raw=["0", "1"]) as recorder,
+        pytest.warns(RuntimeWarning, match=r"layer '0'.*a sample is \(2, 9\), earlier \(2, 7\)"),
+        recorder.batch("train", 0),
+    ):
+        model(torch.randn(3, 2, 7)), model(torch.randn(3, 2, 9))
+    row = writer().rows[0]
+    assert list(row.samples) == ["1"]
+    assert row.n.tolist()[1:] == [3 * 2 * 16, 48]
+    assert row.channels is not None

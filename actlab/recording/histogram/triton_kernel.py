@@ -3,6 +3,10 @@
 A few programs per multiprocessor walk over the tensor in tiles. Each keeps a histogram of its own
 and merges it into the slot's at the end, by atomic addition, so that calls and programs add up in
 any order. Nothing waits for the device.
+
+From Triton 3.8 on `tl.histogram` adds in shared memory, by atomic additions; before, each value costs
+it a popcount for every 32 bins. There, on NVIDIA's cards, the kernel keeps a table in shared memory
+itself, by a few lines of their assembly. On AMD's it has no other way than `tl.histogram`.
 """
 
 # A kernel's arguments have types of their own, and Triton's decorators have none.
@@ -22,16 +26,24 @@ import triton.language as tl
 
 from actlab.axis import FloatAxis
 
-__all__ = ["DTYPES", "constants", "launch", "serves"]
+__all__ = ["DTYPES", "PROGRAMS", "constants", "has_table", "launch", "serves"]
 
 DTYPES = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
-_TILE = 8192
+_NANS = {torch.float32: 0x7FC00000, torch.bfloat16: 0x7FC0, torch.float16: 0x7E00}
 _IS_AMD = torch.version.hip is not None
-# 64 KiB of shared memory; beyond 16 KiB AMD's compiler takes half a minute.
-_MOST_BINS = 1 << 12 if _IS_AMD else 1 << 14
-# Before 3.8 tl.histogram works by ballots: each value costs a popcount for every 32 bins. Then a tile
-# has a histogram of 512 bins, and the few values outside of it are added one by one.
-_HAS_SHARED_ATOMICS = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 8)
+_IS_OLD = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 8)
+# A table of its own may take 48 KiB; tl.histogram's 64, but beyond 16 AMD's compiler takes half a minute.
+_MOST_BINS = 1 << 12 if _IS_AMD else 1 << 13 if _IS_OLD else 1 << 14
+# Warps of a program, the most registers of a thread, and how many programs then fit on a multiprocessor;
+# AMD's compiler sees to the registers by itself.
+_WARPS, _REGISTERS, PROGRAMS = (4, 96, 5) if _IS_OLD and not _IS_AMD else (8, 128, 2)
+_TILE = 1024 * _WARPS
+_LEAST = 8192  # values of a program, so that merging costs less than counting
+
+
+def has_table() -> bool:
+    """Tell whether the kernel keeps a table of its own; Triton's interpreter knows no assembly."""
+    return _IS_OLD and not _IS_AMD and isinstance(_count, triton.runtime.JITFunction)
 
 
 def serves(axis: FloatAxis, device: torch.device) -> bool:
@@ -63,32 +75,34 @@ def launch(
     programs : int
         At most so many programs run at once.
     """
-    grid = (min(triton.cdiv(flat.numel(), _TILE), programs),)
+    grid = (min(triton.cdiv(flat.numel(), _LEAST), programs),)
     launcher: Any = _count[grid]
-    # So two programs fit on one multiprocessor; AMD's compiler sees to it by itself.
-    registers = {} if _IS_AMD else {"maxnreg": 128}
     launcher(
         flat.view(DTYPES[flat.dtype]),
         counts,
         moments,
         flat.numel(),
-        is_shared=_HAS_SHARED_ATOMICS,
-        num_warps=8,
-        **constants(axis, flat.dtype),
-        **registers,
+        num_warps=_WARPS,
+        **constants(axis, flat.dtype, has_table()),
+        **({} if _IS_AMD else {"maxnreg": _REGISTERS}),
     )
 
 
 @cache
-def constants(axis: FloatAxis, dtype: torch.dtype) -> dict[str, Any]:
+def constants(axis: FloatAxis, dtype: torch.dtype, with_table: bool) -> dict[str, Any]:
     """Return what is compiled into the kernel for an axis and a dtype of `DTYPES`."""
+    bins = triton.next_power_of_2(axis.n_buckets)
+    # Without braces around it a second copy of the declaration would not compile.
+    declaration = f".shared .align 16 .b8 actlab_table[{4 * bins}]; mov.u32 $0, actlab_table;"
     return {
         "kind": str(dtype).removeprefix("torch."),
-        "shift": 23 - axis.mantissa_bits,
+        "nan": _NANS[dtype],
+        "shift": 24 - axis.mantissa_bits,
         "tiny": ((127 + axis.min_exponent) << axis.mantissa_bits) - 1,
         "n_side": axis.n_side,
-        "bins": triton.next_power_of_2(axis.n_buckets),
+        "bins": bins,
         "tile": _TILE,
+        "declaration": declaration if with_table else None,
     }
 
 
@@ -104,40 +118,40 @@ def _widen(raw, kind: tl.constexpr):
 
 
 @triton.jit
-def _find(bits, size, shift: tl.constexpr, tiny: tl.constexpr, n_side: tl.constexpr):
-    """Find the buckets of float32 patterns; those of NaN are the infinite ones of their sign."""
-    # Steps from the zero bucket: 0 for zero, 1 for tiny, n_side + 2 for overflow, one more beyond.
-    steps = tl.minimum(tl.maximum(size >> shift, tiny), tiny + n_side + 1) - (tiny - 1)
-    steps = tl.minimum(steps - ((size + 0x800000) >> 31), size)
-    sign = bits >> 31  # -1 or 0
-    return (steps ^ sign) - sign + (n_side + 3)
+def _find(bits, shift: tl.constexpr, tiny: tl.constexpr, n_side: tl.constexpr):
+    """Find the buckets of float32 patterns; infinities and NaN overflow."""
+    twice = (bits << 1).to(tl.uint32, bitcast=True)  # without the sign
+    least: tl.constexpr = tiny << shift
+    most: tl.constexpr = (tiny + n_side + 1) << shift
+    code = tl.minimum(tl.maximum(twice, least), most) >> shift
+    # Steps from the zero bucket: 0 for zero, 1 for tiny, n_side + 2 for overflow.
+    steps = tl.minimum(code - (tiny - 1), twice).to(tl.int32, bitcast=True)
+    return steps * ((bits >> 31) | 1) + (n_side + 3)
 
 
 @triton.jit
-def _add_tile(counts, found, bits, size, n_side: tl.constexpr):
-    """Add the values of a tile that are not zero, with a small histogram: see `_HAS_SHARED_ATOMICS`.
-
-    It covers the largest magnitude of the tile and the 254 buckets below it, of either sign.
-    """
-    zero: tl.constexpr = n_side + 3
-    steps = tl.abs(found - zero)
-    largest = tl.max(steps, 0)
-    depth = largest - steps
-    is_near = (depth < 255) & (size != 0)
-    near = tl.histogram(tl.where(is_near, 2 * depth + (bits < 0).to(tl.int32), 511), 512)
-    place = tl.arange(0, 512)
-    distance = largest - (place >> 1)
-    bucket = zero + tl.where((place & 1) == 1, -distance, distance)
-    tl.atomic_add(counts + bucket, near.to(tl.int64), mask=(near != 0) & (place < 510), sem="relaxed")
-    one = tl.full(found.shape, 1, tl.int64)
-    tl.atomic_add(counts + found, one, mask=(depth >= 255) & (size != 0), sem="relaxed")
+def _open_table(declaration: tl.constexpr, bins: tl.constexpr):
+    """Clear a table in shared memory, int32 [bins], and return its address there."""
+    table = tl.inline_asm_elementwise(declaration, "=r,r", [tl.program_id(0)], tl.int32, False, 1)
+    entries = table + 4 * tl.arange(0, bins)
+    tl.inline_asm_elementwise("st.shared.b32 [$1], 0;", "=r,r", [entries], tl.int32, False, 1)
+    tl.debug_barrier()
+    return table
 
 
 @triton.jit
-def _scale(low, high):
-    """Choose a power of two by which the squares of a tile fit into float32."""
-    reach = tl.maximum(high, -low)
-    return tl.where(reach > 1e15, 2.0**-80, tl.where(reach < 1e-12, 2.0**80, 1.0))
+def _add_to_table(table, found):
+    """Add 1 for each value; values must not be fewer than threads, which would share them."""
+    entries = table + 4 * found
+    tl.inline_asm_elementwise("red.shared.add.u32 [$1], 1;", "=r,r", [entries], tl.int32, False, 1)
+
+
+@triton.jit
+def _read_table(table, bins: tl.constexpr):
+    """Return the entries of the table once every thread has added its values."""
+    tl.debug_barrier()
+    entries = table + 4 * tl.arange(0, bins)
+    return tl.inline_asm_elementwise("ld.shared.b32 $0, [$1];", "=r,r", [entries], tl.int32, False, 1)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -147,24 +161,25 @@ def _count(  # noqa: PLR0913, PLR0915, PLR0917  # one kernel is one function
     moments,
     n,
     kind: tl.constexpr,
+    nan: tl.constexpr,
     shift: tl.constexpr,
     tiny: tl.constexpr,
     n_side: tl.constexpr,
     bins: tl.constexpr,
     tile: tl.constexpr,
-    is_shared: tl.constexpr,
+    declaration: tl.constexpr,
 ):
     """Count `n` patterns into a slot; see `launch`.
 
     The sums of a tile are float32, of deviations from its mean, scaled where squares would leave
     float32. Across tiles they are float64.
     """
+    n_buckets: tl.constexpr = 2 * n_side + 8
     lane = tl.arange(0, tile)
-    bucket = tl.arange(0, bins)
-    histogram = tl.full([bins], 0, tl.int32)
-    zeros = tl.full([], 0, tl.int32)
-    nans = tl.full([], 0, tl.int32)
-    negative_nans = tl.full([], 0, tl.int32)
+    if declaration is not None:
+        table = _open_table(declaration, bins)
+    else:
+        histogram = tl.full([bins], 0, tl.int32)
     total = tl.full([], 0.0, tl.float64)
     squares = tl.full([], 0.0, tl.float64)
     low = tl.full([], float("inf"), tl.float32)
@@ -175,57 +190,54 @@ def _count(  # noqa: PLR0913, PLR0915, PLR0917  # one kernel is one function
         if rest == tile:
             raw = tl.load(values + start + lane)
         else:
-            raw = tl.load(values + start + lane, mask=lane < rest, other=0)
-            zeros -= tile - rest
+            raw = tl.load(values + start + lane, mask=lane < rest, other=nan)
         value = _widen(raw, kind)
-        bits = value.to(tl.int32, bitcast=True)
-        size = bits & 0x7FFFFFFF
-        found = _find(bits, size, shift, tiny, n_side)
-        if is_shared:
-            histogram += tl.histogram(found, bins)
+        found = _find(value.to(tl.int32, bitcast=True), shift, tiny, n_side)
+        if declaration is not None:
+            _add_to_table(table, found)
         else:
-            zeros += tl.sum((size == 0).to(tl.int32), 0)
-            _add_tile(counts, found, bits, size, n_side)
-        # From here on only the values are needed: the patterns have left their registers.
+            histogram += tl.histogram(found, bins)
         number = tl.full([], tile, tl.int32)
         tile_low, tile_high = tl.min(value, 0), tl.max(value, 0)
-        scale = _scale(tile_low, tile_high)
-        scaled = value * scale
-        rough = tl.sum(scaled, 0)
-        # The sum of what is not finite is neither.
-        is_whole = (tl.abs(rough) < float("inf")) & (rest == tile)
-        if not is_whole:
-            is_kept = (tl.abs(value) < float("inf")) & (lane < rest)
+        pivot = tl.sum(value, 0) * (1.0 / tile)
+        unscale = tl.full([], 1.0, tl.float32)
+        reach = tl.maximum(tile_high, -tile_low)
+        # With a NaN the sum is one.
+        is_tame = (tl.abs(pivot) < float("inf")) & (reach < 1e15) & ((reach > 1e-12) | (reach == 0))
+        if not is_tame:
+            is_kept = tl.abs(value) < float("inf")
             number = tl.sum(is_kept.to(tl.int32), 0)
+            is_negative = value.to(tl.int32, bitcast=True) < 0
+            below = tl.sum((~is_kept & is_negative).to(tl.int32), 0)
+            infinite = tl.sum((value == float("inf")).to(tl.int32), 0)
+            infinite_below = tl.sum((value == float("-inf")).to(tl.int32), 0)
+            nans = rest - number - infinite - infinite_below
+            # All these, and the NaN beyond the end, are in the overflow buckets, and leave them.
+            tl.atomic_add(counts, infinite_below.to(tl.int64), sem="relaxed")
+            tl.atomic_add(counts + 1, -below.to(tl.int64), sem="relaxed")
+            tl.atomic_add(counts + (n_buckets - 3), (number + below - tile).to(tl.int64), sem="relaxed")
+            tl.atomic_add(counts + (n_buckets - 2), infinite.to(tl.int64), sem="relaxed")
+            tl.atomic_add(counts + (n_buckets - 1), nans.to(tl.int64), sem="relaxed")
             tile_low = tl.min(tl.where(is_kept, value, float("inf")), 0)
             tile_high = tl.max(tl.where(is_kept, value, float("-inf")), 0)
-            scale = _scale(tile_low, tile_high)
-            scaled = tl.where(is_kept, value * scale, 0.0)
-            rough = tl.sum(scaled, 0)
-            is_nan = value != value  # noqa: PLR0124  # true for NaN alone
-            nans += tl.sum(is_nan.to(tl.int32), 0)
-            is_negative = value.to(tl.int32, bitcast=True) < 0
-            negative_nans += tl.sum((is_nan & is_negative).to(tl.int32), 0)
+            reach = tl.maximum(tile_high, -tile_low)
+            unscale = tl.where(reach > 1e15, 2.0**80, tl.where(reach < 1e-12, 2.0**-80, 1.0))
+            scaled = value * (1.0 / unscale)
+            pivot = tl.sum(tl.where(is_kept, scaled, 0.0), 0) / tl.maximum(number, 1)
+            value = tl.where(is_kept, scaled, pivot)  # what is left out does not deviate
         low, high = tl.minimum(low, tile_low), tl.maximum(high, tile_high)
-        pivot = rough / tl.maximum(number, 1)
-        deviation = scaled - pivot
-        if not is_whole:
-            deviation = tl.where((tl.abs(value) < float("inf")) & (lane < rest), deviation, 0.0)
-        unscale = 1.0 / scale.to(tl.float64)
-        tile_total = tl.sum(deviation, 0).to(tl.float64) * unscale
-        tile_squares = tl.sum(deviation * deviation, 0).to(tl.float64) * unscale * unscale
-        wide = pivot.to(tl.float64) * unscale
+        deviation = value - pivot
+        unit = unscale.to(tl.float64)
+        tile_total = tl.sum(deviation, 0).to(tl.float64) * unit
+        tile_squares = tl.sum(deviation * deviation, 0).to(tl.float64) * unit * unit
+        wide = pivot.to(tl.float64) * unit
         total += tile_total + number * wide
         squares += tile_squares + wide * (2 * tile_total + number * wide)
-    n_buckets: tl.constexpr = 2 * n_side + 8
-    if is_shared:
-        is_used = (histogram != 0) & (bucket < n_buckets)
-        tl.atomic_add(counts + bucket, histogram.to(tl.int64), mask=is_used, sem="relaxed")
-    tl.atomic_add(counts + (n_side + 3), zeros.to(tl.int64), sem="relaxed")
-    if nans > 0:
-        tl.atomic_add(counts, -negative_nans.to(tl.int64), sem="relaxed")
-        tl.atomic_add(counts + (n_buckets - 2), (negative_nans - nans).to(tl.int64), sem="relaxed")
-        tl.atomic_add(counts + (n_buckets - 1), nans.to(tl.int64), sem="relaxed")
+    bucket = tl.arange(0, bins)
+    if declaration is not None:
+        histogram = _read_table(table, bins)
+    is_used = (histogram != 0) & (bucket < n_buckets)
+    tl.atomic_add(counts + bucket, histogram.to(tl.int64), mask=is_used, sem="relaxed")
     tl.atomic_add(moments, total, sem="relaxed")
     tl.atomic_add(moments + 1, squares, sem="relaxed")
     tl.atomic_min(moments + 2, low.to(tl.float64), sem="relaxed")
