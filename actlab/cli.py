@@ -232,11 +232,18 @@ def _show_layers(console: Console, run: Run) -> None:
             _plain(name),
             _plain(layer["kind"]),
             " x ".join(map(str, layer["shape"])) or "-",
-            "never called" if layer["never_called"] else str(layer["calls"]),
+            _calls(layer.to_dict()),
             f"{layer['n']:,}",
             *(f"{value:.4g}" for value in moments),
         )
     console.print(table)
+
+
+def _calls(layer: Mapping[Any, Any]) -> str:
+    """Say how often a layer was called, or why nothing of it was counted."""
+    if layer["skipped"]:
+        return f"not counted: {layer['skipped']}"
+    return "never called" if layer["never_called"] else str(layer["calls"])
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:

@@ -87,16 +87,16 @@ class Run(Splits):
     def layers(self) -> pd.DataFrame:
         """Table of the layers: name (index), kind, description, shape, calls, n, never_called, skipped.
 
-        `n` counts the values of all splits; a layer without any was never called. `skipped` says why
-        outputs of a layer were not counted, "" if none were skipped.
+        `n` counts the values of all splits; a layer without any was never called, unless `skipped` says
+        why its outputs were not counted; it is "" if none were skipped.
         """
         n = np.zeros(len(self.names), np.uint64)
         for split in self.splits:
             n += self[split]["n"].sum("step").values
         table = pd.DataFrame([asdict(layer) for layer in self._infos], columns=LAYER_FIELDS).set_index("name")
         reasons = self.attributes.get("skipped", {})
-        skipped = [reasons.get(name, "") for name in self.names]
-        return table.assign(n=n, never_called=n == 0, skipped=skipped)
+        skipped = np.array([reasons.get(name, "") for name in self.names], dtype=object)
+        return table.assign(n=n, never_called=(n == 0) & (skipped == ""), skipped=skipped)
 
     def epochs(self, split: str) -> list[int]:
         """List the epoch labels of a split, ascending; -1 is evaluation before any training."""
@@ -289,9 +289,14 @@ class Run(Splits):
             f"  {attributes.get('model', 'model')}: {len(self.names)} layers, head {self.head!r}{inferred}",
             *(f"  {split}: {self._summary(split)}" for split in self.splits),
         ]
+        if merged := (attributes.get("ranks") or {}).get("merged"):
+            lines.append(f"  merged from {len(merged)} ranks")
         missing = [f"split {split!r}" for split in SPLITS if split not in self.splits]
-        if never := [layer.name for layer in self._infos if layer.calls == 0]:
+        skipped = attributes.get("skipped", {})
+        if never := [layer.name for layer in self._infos if layer.calls == 0 and layer.name not in skipped]:
             missing.append(f"layers never called ({', '.join(never)})")
+        if skipped:
+            missing.append(f"layers not counted ({', '.join(skipped)})")
         missing += [f"dropped steps of {split!r}" for split, gaps in self.gaps.items() if gaps]
         if not attributes.get("closed"):
             missing.append("the end (the run is not closed)")

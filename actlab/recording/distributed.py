@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import uuid
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from torch import distributed
 from actlab.errors import StoreError
 from actlab.store.merging import rank_path
 
-__all__ = ["Place", "explain", "find_place"]
+__all__ = ["Place", "count_recorder", "explain", "find_place"]
+
+_PATIENCE = 10.0  # seconds that a recorder waits for the store of the process group
 
 # How many recorders each path has had: all ranks make theirs in the same order.
 _recorders: Counter[str] = Counter()
@@ -79,14 +83,28 @@ def find_place(path: str | PathLike[str]) -> Place | None:
         return None
     name = os.fspath(path)
     key = f"actlab/{name}/{_recorders[name]}"
-    _recorders[name] += 1
     known = [os.environ.get(each, "") for each in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")]
     job = hashlib.sha256("/".join([*known, key]).encode()).hexdigest()[:32]
     store = None
     with suppress(Exception):
         store = distributed.distributed_c10d._get_default_store()
-        job = store.compare_set(f"{key}/job", "", uuid.uuid4().hex).decode()
+        job = _agree(store, f"{key}/job") or job
     return Place(rank, world_size, job, key, store)
+
+
+def _agree(store: Any, key: str) -> str | None:
+    """Return the name that the first rank gave, None if the store does not answer: it knows no timeout."""
+    found: list[bytes] = []
+    ask = partial(store.compare_set, key, "", uuid.uuid4().hex)
+    thread = threading.Thread(target=lambda: found.append(ask()), name="actlab job", daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return found[0].decode() if found else None
+
+
+def count_recorder(path: str | PathLike[str]) -> None:
+    """Note that a recorder was made: one that was refused may be made again, as the others count."""
+    _recorders[os.fspath(path)] += 1
 
 
 def explain(error: StoreError) -> StoreError:

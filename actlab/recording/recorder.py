@@ -319,8 +319,10 @@ class Recorder:
     _listen._torchdynamo_disable = True  # type: ignore[attr-defined] # a graph would do it at its end
 
     def _discard(self) -> None:
-        """Forget the open batch: it makes no row and does not count as a step."""
-        self._session.batch, self._is_open = None, False
+        """Forget the open batch: it makes no row and no step, but keeps its number, so that ranks agree."""
+        batch, self._session.batch, self._is_open = self._session.batch, None, False
+        if batch is not None:
+            self._places[batch.split] = (batch.epoch, batch.number + 1)
         self._session.capture.end()
         self._session.capture.clear()
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from actlab.axis import FloatAxis
 from actlab.errors import StoreError
-from actlab.recording.distributed import explain, find_place
+from actlab.recording.distributed import count_recorder, explain, find_place
 from actlab.recording.reducing import ReducingWriter, SendingWriter
 from actlab.recording.session import Writer, await_abandoned
 from actlab.store.writer import RunWriter
@@ -56,8 +56,12 @@ def open_writer(
             return open_run(path)
         except StoreError as error:
             raise explain(error) from error
+    writer: Writer
     if not reduce:
-        return open_run(place.path(path), ranks=place.attributes)
-    if place.rank > 0:
-        return SendingWriter(path, place, on_error=on_error)
-    return ReducingWriter(open_run(path), place, on_error=on_error)
+        writer = open_run(place.path(path), ranks=place.attributes)
+    elif place.rank > 0:
+        writer = SendingWriter(path, place, on_error=on_error)
+    else:
+        writer = ReducingWriter(open_run(path), place, on_error=on_error)
+    count_recorder(path)
+    return writer

@@ -86,6 +86,7 @@ class RowJoin:
         self._layers: tuple[LayerInfo, ...] = ()
         self._open_spans: set[str] = set()
         self._told: set[str] = set()
+        self._written: dict[str, int] = {}  # last step of each split that was given out
 
     @property
     def awaited(self) -> list[int]:
@@ -100,6 +101,8 @@ class RowJoin:
         if isinstance(row, End):
             state.is_over, state.is_lost = True, row.is_lost
             return
+        if row.split not in state.steps and (last := self._written.get(row.split)) is not None:
+            self._tell(f"rank {rank} comes late to {row.split!r}: rows up to step {last} lack its part")
         state.steps[row.split] = row.step
         # A training batch ends whatever was evaluated at the same train_step.
         state.train_step = max(state.train_step, row.train_step + (row.split == "train"))
@@ -132,6 +135,7 @@ class RowJoin:
                     self._note(*joint.place)
                 else:
                     self._open_spans.discard(split)
+                    self._written[split] = row.step
                     found.append(row)
         return found
 
@@ -195,6 +199,8 @@ class RowJoin:
 
     def _note(self, split: str, step: int) -> None:
         """Add a dropped row to the spans; neighbours share one."""
+        if step <= self._written.get(split, -1):  # what comes late to a row is no row of its own
+            return
         self.n_dropped += 1
         spans = self.dropped.setdefault(split, [])
         if split in self._open_spans:

@@ -249,7 +249,7 @@ def _merge_samples(kept: Sequence[Mapping[str, RawSamples]]) -> dict[str, RawSam
     merged: dict[str, RawSamples] = {}
     for layer in first:
         blocks = [first[layer], *(other[layer] for other in others if layer in other)]
-        if len(blocks) == len(kept):
+        if len(blocks) == len(kept) and len({block.values.shape[1:] for block in blocks}) == 1:
             merged[layer] = RawSamples(
                 np.concatenate([block.values for block in blocks]),
                 np.concatenate([block.index for block in blocks]),
@@ -268,9 +268,9 @@ def _merge_head_counts(blocks: Sequence[HeadCounts | None]) -> HeadCounts | None
 
 
 def _merge_label_moments(blocks: Sequence[LabelMoments | None]) -> LabelMoments | None:
-    """Merge the moments by label, where all rows have them for as many units."""
+    """Merge the moments by label, where those that have them have as many units."""
     known = [block for block in blocks if block is not None]
-    if len(known) < len(blocks) or len({block.n.shape[1] for block in known}) != 1:
+    if len({block.n.shape[1] for block in known}) != 1:
         return None
     labels = max(len(block.n) for block in known)
     n, mean, std = (

@@ -39,7 +39,12 @@ _highest: Callable[..., Any] = partial(np.fmax.reduce, axis=-1)
 
 
 def merge_split(
-    split: str, nodes: Sequence[xr.DataTree], steps: _Steps, layers: Sequence[str]
+    split: str,
+    nodes: Sequence[xr.DataTree],
+    steps_by_rank: Sequence[_Steps],
+    layers: Sequence[str],
+    *,
+    with_head: bool,
 ) -> dict[str, xr.Dataset]:
     """Merge the groups of a split.
 
@@ -49,10 +54,12 @@ def merge_split(
         Its name.
     nodes : sequence of xarray.DataTree
         The split of every rank that has it, in the order of the ranks.
-    steps : numpy.ndarray
-        int64 [row], ascending: rows that all of them have.
+    steps_by_rank : sequence of numpy.ndarray
+        int64 [row], ascending: the step that each of them has for every row of the merged run.
     layers : sequence of str
         All layers.
+    with_head : bool
+        Whether the ranks have the same head, so that its outputs may be joined.
 
     Returns
     -------
@@ -61,15 +68,22 @@ def merge_split(
         modulo 2^32. Of a group below the split, rows that not all ranks have are left out, and the
         whole group where they have it in different forms.
     """
-    groups = [_groups_of(node) for node in nodes]
+    steps = steps_by_rank[0]
+    groups = [
+        {key: _renumbered(group, own, steps) for key, group in _groups_of(node).items()}
+        for node, own in zip(nodes, steps_by_rank, strict=True)
+    ]
     rows = [_align(_of_rows(each[_ROWS], "step", steps), "layer", layers) for each in groups]
     merged: dict[str, xr.Dataset] = {split: _merge_rows(rows)}
     used: list[str] = []
-    for kind, layer in dict.fromkeys(key for each in groups for key in each if key[0] in _MERGERS):
+    left_out = () if with_head else (RAW_GROUP, HEAD_GROUP, LABELS_GROUP)
+    kinds = set(_MERGERS) - set(left_out)
+    for kind, layer in dict.fromkeys(key for each in groups for key in each if key[0] in kinds):
         parts = [each[kind, layer] for each in groups if (kind, layer) in each]
         index = "sample_step" if "sample_step" in parts[0] else "row_step"
         common = reduce(np.intersect1d, [part[index].values for part in parts], steps)
-        is_there = len(parts) == len(groups) and common.size > 0
+        # A rank without labels has no values of any label, and nothing to add.
+        is_there = (len(parts) == len(groups) or kind == LABELS_GROUP) and common.size > 0
         if not is_there or (found := _MERGERS[kind](parts, common)) is None:
             continue
         if kind == SAMPLES_GROUP:
@@ -87,6 +101,16 @@ def _groups_of(node: xr.DataTree) -> dict[tuple[str, str], xr.Dataset]:
         if name or kind != SAMPLES_GROUP:  # which has nothing but groups
             groups[kind, data.attrs.get("layer", name)] = data
     return groups
+
+
+def _renumbered(group: xr.Dataset, own: _Steps, steps: _Steps) -> xr.Dataset:
+    """Keep the rows of a rank's own steps, under the steps of the merged run [row]."""
+    name = next(name for name in ("sample_step", "row_step", "step") if name in group.variables)
+    (dim,) = group[name].dims
+    known = np.isin(group[name].values, own)
+    chosen = group if known.all() else group.isel({dim: np.flatnonzero(known)})
+    values = steps[np.searchsorted(own, chosen[name].values)]
+    return chosen.assign_coords({name: (dim, values, group[name].attrs)})
 
 
 def _merge_rows(parts: _Parts) -> xr.Dataset:

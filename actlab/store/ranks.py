@@ -133,14 +133,17 @@ def _merge(ranks: Sequence[_Rank]) -> Snapshot:
     """Merge the snapshots of all ranks."""
     first = ranks[0].attributes
     layers = union_layers([rank.layers for rank in ranks])
+    heads = {head for rank in ranks if (head := rank.attributes.get("head")) is not None}
     groups: dict[str, xr.Dataset] = {}
     dropped: dict[str, Spans] = {}
     for split in SPLITS:
         if any(split in rank.tree.children for rank in ranks):
             steps, dropped[split] = _common_steps(split, ranks)
-            if steps.size:
+            if steps[0].size:
                 nodes = [rank.tree.children[split] for rank in ranks if rank.records(split)]
-                groups |= merge_split(split, nodes, steps, [layer.name for layer in layers])
+                groups |= merge_split(
+                    split, nodes, steps, [layer.name for layer in layers], with_head=len(heads) < 2
+                )
     gaps = [rank.attributes.get("gaps", {}) for rank in ranks]
     attributes = first | {
         "commit": sum(rank.attributes.get("commit", 0) for rank in ranks),
@@ -157,26 +160,36 @@ def _merge(ranks: Sequence[_Rank]) -> Snapshot:
     return Snapshot(ranks[0].path, attributes, xr.DataTree.from_dict(groups))
 
 
-def _common_steps(split: str, ranks: Sequence[_Rank]) -> tuple[NDArray[np.int64], Spans]:
-    """Return the steps whose rows are whole [row], and the spans of those whose rows are not.
+def _common_steps(split: str, ranks: Sequence[_Rank]) -> tuple[list[NDArray[np.int64]], Spans]:
+    """Return the steps of whole rows by rank that records the split [row], and the spans of the other rows.
 
-    A row is whole if every rank that records the split has it, all in the same place, and every
-    other rank has passed by it: one that was killed may have recorded it next.
+    Rows of the same epoch and batch belong together, whatever their steps: ranks may have different
+    numbers of batches. Ranks that infer their epochs need not all evaluate, so there it is the step.
+    A row is whole if every rank that records the split has it, and every other rank has passed by it:
+    one that was killed may have recorded it next.
     """
-    # Ranks that infer their epochs from evaluation need not all evaluate.
     is_inferred = any(rank.attributes.get("epochs") == "inferred" for rank in ranks)
-    place = ["train_step"] if is_inferred else ["train_step", "epoch", "batch"]
     tables = [rank.rows(split) for rank in ranks if rank.records(split)]
     known = [table for table in tables if table is not None]
-    every = reduce(np.union1d, [table.step.values for table in known])
-    is_whole = np.full(every.size, len(known) == len(tables))
-    places = np.full((every.size, len(place)), -1)
-    for table in known:
-        found = table.indexes["step"].get_indexer(pd.Index(every))
-        mine = np.stack([table[name].values for name in place], axis=-1)[found]
-        places = mine if table is known[0] else places
-        is_whole &= (found >= 0) & (mine == places).all(axis=-1)
+    keys = [_keys(table, is_inferred) for table in known]
+    common = reduce(lambda left, right: left[left.isin(right)], keys)
+    found = [table.step.values[key.get_indexer(common)] for table, key in zip(known, keys, strict=True)]
+    is_whole = np.full(len(common), len(known) == len(tables))
+    # A rank that sees rows in another order than the first one cannot be merged there.
+    for steps in found[1:]:
+        is_whole &= np.maximum.accumulate(steps) == steps
+    places = known[0].train_step.values[keys[0].get_indexer(common)]
     for rank in ranks:
         if not rank.records(split):
-            is_whole &= places[:, 0] < rank.train_step
-    return every[is_whole], spans_of(every, ~is_whole)
+            is_whole &= places < rank.train_step
+    whole = [steps[is_whole] for steps in found]
+    every = reduce(np.union1d, [table.step.values for table in known])
+    left = reduce(np.union1d, [np.setdiff1d(t.step.values, w) for t, w in zip(known, whole, strict=True)])
+    return whole, spans_of(every, np.isin(every, left))
+
+
+def _keys(rows: xr.Dataset, is_inferred: bool) -> pd.MultiIndex:
+    """Return what rows of different ranks must have in common [row], unique in each rank."""
+    names = ["step", "train_step"] if is_inferred else ["epoch", "batch"]
+    table = pd.DataFrame({name: rows[name].values for name in names})
+    return pd.MultiIndex.from_frame(table.assign(again=table.groupby(names).cumcount()))

@@ -169,10 +169,11 @@ class RowRules:
         return None
 
     def sound_side(self, row: Row) -> tuple[Row, str | None]:
-        """Return a row without the side data that break the format, and why not the first of them."""
+        """Return a row without the labels and side data that break the format, and what broke it first."""
         rules = self._side.setdefault(row.split, SideRules(self._n_buckets))
         names = {layer.name for layer in row.layers}
         found = {
+            "label": self._label(row),
             "channels": None if row.channels is None else rules.channels(row.channels, names),
             "head_counts": None if row.head_counts is None else rules.head_counts(row.head_counts),
             "label_moments": None if row.label_moments is None else rules.label_moments(row.label_moments),
@@ -183,6 +184,7 @@ class RowRules:
             return row, None
         sound = replace(
             row,
+            label=row.label if found["label"] is None else None,
             channels=row.channels if found["channels"] is None else None,
             samples={layer: kept for layer, kept in row.samples.items() if tried[layer] is None},
             head_counts=row.head_counts if found["head_counts"] is None else None,
@@ -208,15 +210,20 @@ class RowRules:
         return None
 
     def _raw(self, row: Row) -> str | None:
-        """Check the outputs of the head and their labels."""
-        head, label = row.head, row.label
+        """Check the outputs of the head."""
+        head = row.head
         if head is None:
             return None
         if head.dtype != np.float32 or head.ndim != 2:
             return f"head is {head.dtype} {head.shape}, expected float32 [sample, unit]"
         if head.shape[1] != (units := self._units.get(row.split, head.shape[1])) or units == 0:
             return f"head has {head.shape[1]} units, expected {units or 'at least one'}"
-        if label is None:
+        return None
+
+    def _label(self, row: Row) -> str | None:
+        """Check the labels beside the outputs of the head."""
+        head, label = row.head, row.label
+        if head is None or label is None:
             return None
         if label.dtype != np.int64 or label.shape not in (head.shape[:1], head.shape):
             return f"label is {label.dtype} {label.shape}, expected int64 {head.shape[:1]} or {head.shape}"

@@ -225,7 +225,7 @@ class RunWriter:
             row = replace(row, logs=logs)
         row, problem = self._rules.sound_side(row)
         if problem is not None:
-            self._tell("side", f"{self.path}: side data dropped: {problem}")
+            self._tell("side", f"{self.path}: labels or side data dropped: {problem}")
         if (problem := self._rules.broken(row)) is not None:
             self._tell("row", f"{self.path}: row dropped: {problem}")
         elif self._queue.put(row):

@@ -14,7 +14,7 @@ from torch import distributed
 from torch.distributed import HashStore
 
 from actlab.errors import StoreError
-from actlab.recording.distributed import explain, find_place
+from actlab.recording.distributed import count_recorder, explain, find_place
 from actlab.recording.recorder import Recorder
 from actlab.run import open_run
 
@@ -191,7 +191,10 @@ class TestPlace:
         jobs = []
         for rank in (1, 0):
             find(rank, "other.zarr", fresh=True)
-            jobs.append([find(rank, path).job for path in ("run.zarr", "run.zarr", "a.zarr")])
+            jobs.append([])
+            for path in ("run.zarr", "run.zarr", "a.zarr"):
+                jobs[-1].append(find(rank, path).job)
+                count_recorder(path)
         assert jobs[0] == jobs[1]
         assert len(set(jobs[0])) == 3
         assert all(len(job) == 32 and int(job, 16) for job in jobs[0])

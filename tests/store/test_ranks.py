@@ -114,12 +114,26 @@ class TestMergedRun:
         check_rows(snapshot.tree["train"], [merged(rows[0][step], rows[1][step]) for step in (0, 2, 3)])
         assert snapshot.attributes["ranks"]["dropped"] == {"train": [[1, 1], [4, 6]]}
 
-    def test_leaves_out_rows_of_different_places(self, record, row):
+    def test_rows_of_one_epoch_and_batch_belong_together_whatever_their_steps(self, record, row):
+        first = [row(0), row(1), replace(row(2), epoch=1, batch=0), replace(row(3), epoch=1, batch=1)]
+        other = [
+            row(0, rank=1),
+            replace(row(1, rank=1), epoch=1, batch=0),
+            replace(row(2, rank=1), epoch=1, batch=1),
+        ]
+        snapshot = open_merged(record(first, other))
+        merged = snapshot.tree["train"]
+        assert merged.step.values.tolist() == [0, 2, 3]
+        for place, (left, right) in enumerate(zip([first[0], *first[2:]], other, strict=True)):
+            np.testing.assert_array_equal(merged["n"][place], left.n + right.n)
+        assert snapshot.attributes["ranks"]["dropped"] == {"train": [[1, 1]]}
+
+    def test_leaves_out_rows_of_different_epochs(self, record, row):
         moved = [row(0, rank=1), replace(row(1, rank=1), epoch=7), replace(row(2, rank=1), train_step=9)]
         path = record([row(step) for step in range(3)], moved)
         snapshot = open_merged(path)
-        assert snapshot.tree["train"].step.values.tolist() == [0]
-        assert snapshot.attributes["ranks"]["dropped"] == {"train": [[1, 2]]}
+        assert snapshot.tree["train"].step.values.tolist() == [0, 2]
+        assert snapshot.attributes["ranks"]["dropped"] == {"train": [[1, 1]]}
 
     def test_inferred_epochs_need_not_agree(self, record, row):
         other = [replace(row(step, rank=1), epoch=0, batch=step) for step in range(6)]

@@ -78,9 +78,6 @@ class TestRules:
             ({"head": np.zeros(2, np.float32)}, r"expected float32 \[sample, unit\]"),
             ({"head": np.zeros((2, 3), np.float32), "label": None}, "head has 3 units, expected 2"),
             ({"head": np.zeros((2, 0), np.float32)}, "head has 0 units"),
-            ({"label": np.zeros(3, np.int64)}, r"label is int64 \(3,\), expected int64 \(2,\) or \(2, 2\)"),
-            ({"label": np.zeros(2, np.float32)}, "label is float32"),
-            ({"label": np.zeros((2, 2), np.int64)}, "label has 2 dims, before it had 1"),
             ({"layers": (LayerInfo("layer0"), LayerInfo("other"), LayerInfo("layer2"))}, "may only grow"),
             ({"layers": (LayerInfo("layer0"),)}, "may only grow"),
         ],
@@ -94,6 +91,24 @@ class TestRules:
         assert "\n" not in found
         assert re.search(reason, found)
         assert rules.broken(make_row(2)) is None
+
+    @pytest.mark.parametrize(
+        ("label", "reason"),
+        [
+            (np.zeros(3, np.int64), r"label is int64 \(3,\), expected int64 \(2,\) or \(2, 2\)"),
+            (np.zeros(2, np.float32), "label is float32"),
+            (np.zeros((2, 2), np.int64), "label has 2 dims, before it had 1"),
+        ],
+    )
+    def test_labels_that_break_the_format_cost_only_themselves(self, label, reason, make_row, small_axis):
+        rules = RowRules(small_axis.n_buckets)
+        assert rules.broken(make_row(0)) is None
+        row, problem = rules.sound_side(replace(make_row(1), label=label))
+        assert row.label is None
+        assert row.head is not None
+        assert problem.startswith("step 1 of 'train': ")
+        assert re.search(reason, problem)
+        assert rules.broken(row) is None
 
     def test_the_largest_count_is_fine(self, make_row, small_axis):
         row = replace(make_row(0), counts=np.full((3, 16), 2**32 - 1, np.uint64))

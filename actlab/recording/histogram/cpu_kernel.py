@@ -290,6 +290,15 @@ _fast = _compiled(numba.njit, nogil=True)
 
 
 @_fast
+def _ring(n: int, bucket: int) -> _Array:
+    """Return a bucket for each value of a block, at a whole vector: across cache lines they are slower."""
+    size = min(n, _SIZE)
+    ring = np.full(size + _LANES, bucket, np.uint32)
+    first = -int(ring.ctypes.data) // ring.itemsize % _LANES
+    return ring[first : first + size]
+
+
+@_fast
 def _read(
     kind: Any, address: int, start: int, n: int, limits: Any, places: _Array, index: _Array, tables: _Array
 ) -> Any:
@@ -369,9 +378,7 @@ def count(kind: Any, address: int, n: int, limits: Any, out: _Array) -> Any:
     places = np.empty(2 * _LANES, np.uint32)
     for lane in range(_LANES):
         places[lane], places[_LANES + lane] = end + lane, out.size // 2
-    index = np.empty(min(n, _SIZE), np.uint32)
-    for i in range(index.size):
-        index[i] = end + _LANES
+    index = _ring(n, end + _LANES)
     finite, mean, m2, low, high = 0, 0.0, 0.0, np.inf, -np.inf
     start = 0
     while start < n:
@@ -404,7 +411,7 @@ def add_to_groups(kind: Any, address: int, groups: _Array, limits: Any, out: _Ar
     n, last = groups.size, out.shape[1] - 1
     zero = out.shape[1] // 2 - 1
     tables = np.zeros(out.shape[1] + 1, np.uint32)  # only to find the buckets
-    places, index = np.empty(2 * _LANES, np.uint32), np.zeros(min(n, _SIZE), np.uint32)
+    places, index = np.empty(2 * _LANES, np.uint32), _ring(n, 0)
     places[:_LANES], places[_LANES:] = zero, zero + 1
     start = 0
     while start < n:

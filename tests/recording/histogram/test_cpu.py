@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from actlab.axis import FloatAxis
+from actlab.recording.histogram import cpu_kernel
 from actlab.recording.histogram.cpu import count
 
 AXIS = FloatAxis()
@@ -62,6 +63,20 @@ def test_every_pattern_of_16_bits_and_its_like_is_counted(dtype):
     patterns = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32)
     narrow = torch.float16 if dtype == torch.float16 else torch.bfloat16
     check(patterns.to(torch.int16).view(narrow).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_pattern_of_16_bits_is_counted_wherever_it_lies(dtype, threads):
+    patterns = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).repeat(5)
+    mixed = patterns[torch.randperm(patterns.numel(), generator=torch.Generator().manual_seed(0))]
+    check(mixed.view(dtype))
+
+
+@pytest.mark.parametrize("size", [1, 16, 100, 2048, 5000])
+def test_a_block_begins_at_a_whole_vector(size):
+    rings = [cpu_kernel._ring(size, 7) for _ in range(20)]  # all alive, so at different addresses
+    assert {ring.ctypes.data % 64 for ring in rings} == {0}
+    assert all(ring.tolist() == [7] * min(size, 2048) for ring in rings)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
