@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from actlab.recording.histogram.transfer import Transfer
 
-__all__ = ["Deferred", "Delivery"]
+__all__ = ["Deferred", "Delivery", "to_number"]
 
 T = TypeVar("T")
 
@@ -40,3 +40,21 @@ class Delivery(Generic[T]):
     def result(self) -> T:
         """Build the result, waiting for the copies if it must."""
         return self._build(self._transfer.result())
+
+
+def to_number(value: Any) -> float | Delivery[float]:
+    """Return a logged value as a number, at once or from its device; text is none, even a numeral."""
+    if isinstance(value, str | bytes | bytearray):
+        raise TypeError(f"expected a number, got {value!r}")
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"expected one number, got a tensor of shape {tuple(value.shape)}")
+        if value.device.type != "cpu":
+            return Delivery(Deferred([value.detach().clone()], _number_of))
+        return float(value.detach())
+    return float(value)
+
+
+def _number_of(tensors: list[torch.Tensor]) -> float:
+    """Return the number in the first tensor."""
+    return float(tensors[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import platform
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from actlab import __version__
 from actlab.axis import FloatAxis
 from actlab.errors import SelectionError, nearest
 from actlab.recording.capture import Keepers, Plan
@@ -21,7 +23,7 @@ from actlab.recording.samples import Samples
 from actlab.recording.sites import find_sites, select
 from actlab.recording.tally import Tallies
 
-__all__ = ["Schedule", "as_epoch", "make_keepers", "make_plan"]
+__all__ = ["Schedule", "as_epoch", "describe", "make_keepers", "make_plan"]
 
 _RAW_DTYPES = ("float16", "float32", "float64")
 
@@ -150,3 +152,12 @@ def make_keepers(
         Channels(),
         Samples([*patterns, *heads[1:]], dtype, raw_samples),
     )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Return the attributes that say what was recorded, with which versions."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": str(torch.__version__)}
+    # The first module behind the wrappers: DDP and torch.compile say nothing of the model.
+    kinds = {key: sites[1].kind for key, sites in plan.sites.items()}
+    names = [f"{key}: {kind}" if key else kind for key, kind in kinds.items()]
+    return {"model": ", ".join(names), "head": None, "versions": {"actlab": __version__, **versions}}

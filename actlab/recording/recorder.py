@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import atexit
 import operator
-import platform
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import numpy as np
 import torch
 from torch import nn
 
-from actlab import __version__
 from actlab.axis import FloatAxis
 from actlab.errors import SelectionError, nearest
-from actlab.recording.capture import Capture, Plan
-from actlab.recording.delivery import Deferred, Delivery
+from actlab.recording.capture import Capture
+from actlab.recording.delivery import Deferred, Delivery, to_number
 from actlab.recording.guard import Guard
 from actlab.recording.labels import as_tensor
-from actlab.recording.options import Schedule, as_epoch, make_keepers, make_plan
+from actlab.recording.options import Schedule, as_epoch, describe, make_keepers, make_plan
 from actlab.recording.session import Batch, Session, abandon
 from actlab.recording.writers import open_writer
 from actlab.schema import LOG_NAME, SPLITS
@@ -148,7 +145,7 @@ class Recorder:
             writer = open_writer(
                 path,
                 axis=axis,
-                attributes=_origin(plan) | {"epochs": self._epochs},
+                attributes=describe(plan) | {"epochs": self._epochs},
                 reduce=reduce,
                 overwrite=overwrite,
                 flush_every=flush_every,
@@ -209,7 +206,7 @@ class Recorder:
             with self._guard(f"log({name!r})"):
                 if LOG_NAME.fullmatch(name) is None:
                     raise ValueError("expected a name of 1 to 120 of A-Z a-z 0-9 _ . -")
-                batch.logs[name] = _to_number(value)
+                batch.logs[name] = to_number(value)
 
     def flush(self) -> dict[str, int]:
         """Commit all sealed rows; a row is sealed by the next batch or `close`.
@@ -377,33 +374,6 @@ class Recorder:
             said = [f"layer {name!r} is not counted: {reason}" for name, reason in skipped.items()]
             self._guard.warn("skipped", "; ".join(said))
             self._session.writer.update_attributes(skipped=dict(skipped))
-
-
-def _to_number(value: Any) -> float | Delivery[float]:
-    """Return a logged value as a number, at once or from its device; text is none, even a numeral."""
-    if isinstance(value, str | bytes | bytearray):
-        raise TypeError(f"expected a number, got {value!r}")
-    if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"expected one number, got a tensor of shape {tuple(value.shape)}")
-        if value.device.type != "cpu":
-            return Delivery(Deferred([value.detach().clone()], _number_of))
-        return float(value.detach())
-    return float(value)
-
-
-def _number_of(tensors: list[torch.Tensor]) -> float:
-    """Return the number in the first tensor."""
-    return float(tensors[0])
-
-
-def _origin(plan: Plan) -> dict[str, Any]:
-    """Return the attributes that say what was recorded, with which versions."""
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": str(torch.__version__)}
-    # The first module behind the wrappers: DDP and torch.compile say nothing of the model.
-    kinds = {key: sites[1].kind for key, sites in plan.sites.items()}
-    names = [f"{key}: {kind}" if key else kind for key, kind in kinds.items()]
-    return {"model": ", ".join(names), "head": None, "versions": {"actlab": __version__, **versions}}
 
 
 def _close_all() -> None:
