@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 from torch import distributed
 from torch.distributed import HashStore
 
+from actlab.axis import FloatAxis
 from actlab.errors import StoreError
 from actlab.recording.distributed import count_recorder, explain, find_place
 from actlab.recording.recorder import Recorder
+from actlab.recording.writers import open_writer
 from actlab.run import open_run
 
 SCRIPT = Path(__file__).with_name("one_rank.py")
@@ -198,6 +201,29 @@ class TestPlace:
         assert jobs[0] == jobs[1]
         assert len(set(jobs[0])) == 3
         assert all(len(job) == 32 and int(job, 16) for job in jobs[0])
+
+    def test_a_store_that_does_not_answer_is_not_waited_for(self, group, find, monkeypatch):
+        silent = threading.Event()
+
+        class Silent:
+            def compare_set(self, *_):
+                silent.wait(20)
+
+        monkeypatch.setattr("actlab.recording.distributed._PATIENCE", 0.05)
+        monkeypatch.setattr(distributed.distributed_c10d, "_get_default_store", Silent)
+        jobs = {find(rank, "run.zarr", fresh=True).job for rank in (0, 1)}
+        assert not silent.is_set()
+        silent.set()
+        assert len(jobs) == 1, "what all ranks know gives the name then"
+
+    def test_a_recorder_that_was_refused_does_not_count(self, group, find, tmp_path):
+        (tmp_path / "run.zarr").mkdir()
+        (tmp_path / "run.zarr" / "notes.txt").write_text("not a run")
+        options = {"axis": FloatAxis(), "attributes": {}, "reduce": False, "flush_every": 1.0}
+        before = find(0, tmp_path / "run.zarr", fresh=True)
+        with pytest.raises(StoreError):
+            open_writer(tmp_path / "run.zarr", overwrite=False, on_error="raise", **options)
+        assert find(0, tmp_path / "run.zarr").key == before.key
 
     def test_where_each_rank_writes(self, group, find, tmp_path):
         place = find(1, tmp_path / "run.zarr")

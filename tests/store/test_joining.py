@@ -44,6 +44,22 @@ def equal(one, two):
     )
 
 
+def test_a_rank_that_comes_late_to_a_split_is_said_and_its_late_rows_are_no_gap(join, row):
+    """Rank 1 passes by the first evaluation, and evaluates only after the second epoch."""
+    for rank in (0, 1):
+        join.put(rank, row(0, rank=rank))
+    join.put(0, row(0, "valid", train_step=1))
+    for rank in (0, 1):
+        join.put(rank, row(1, rank=rank))
+    assert sorted(take(join)) == [("train", 0), ("train", 1), ("valid", 0)]
+    join.put(1, row(0, "valid", rank=1, train_step=2))
+    assert any("rank 1 comes late to 'valid': rows up to step 0 lack its part" in news for news in join.news)
+    for rank in (0, 1):
+        join.put(rank, row(2, rank=rank))
+    assert ("train", 2) in take(join)
+    assert join.dropped.get("valid") is None
+
+
 class TestOrder:
     @given(data=st.data(), ranks=st.integers(1, 4))
     def test_any_interleaving_gives_the_same_rows(self, data, ranks, row):

@@ -146,6 +146,13 @@ class TestMergedRun:
         assert snapshot.attributes["rows"] == {}
         assert snapshot.attributes["ranks"]["dropped"] == {"train": [[0, 1]]}
 
+    def test_different_heads_are_not_joined(self, record, row):
+        path = record([row(0)], [row(0, rank=1)], head="layer1")
+        change(rank_path(path, 1), lambda said: said.update(head="layer2"))
+        snapshot = open_merged(path)
+        assert snapshot.tree["train"].sizes["step"] == 1
+        assert "raw" not in snapshot.tree["train"].children
+
     def test_unites_the_layers(self, record, row):
         def renamed(one, *names):
             return replace(
