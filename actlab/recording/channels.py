@@ -19,7 +19,7 @@ from actlab.store.side import ChannelStats
 
 __all__ = ["Channels"]
 
-MOST_CHANNELS = 8192
+MOST_OF_A_LAYER = 8192
 """Of one layer; those with more have none."""
 
 EVERY = 32
@@ -50,7 +50,7 @@ class Channels:
     def add(self, key: Key, tensor: torch.Tensor) -> None:
         """Add number, zeros, finite number and sum of |a| [4, channel] of one output of a layer."""
         dim = self._channel_dim(key[0], tensor) if self.is_on else None
-        if dim is None or tensor.numel() == 0 or (size := tensor.shape[dim]) > MOST_CHANNELS:
+        if dim is None or tensor.numel() == 0 or (size := tensor.shape[dim]) > MOST_OF_A_LAYER:
             return
         if size != self._sizes.setdefault(key, size):
             return

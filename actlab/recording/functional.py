@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils.hooks import RemovableHandle
 
-from actlab.recording.hooks import NO_HOOK, Hook, Seen
+from actlab.recording.hooks import Hook, Seen, Transient
 from actlab.recording.outputs import members
 from actlab.recording.sites import FUNCTIONAL, Site
 
@@ -39,7 +39,7 @@ def _activations() -> dict[Any, str]:
     }
 
 
-class _Step:
+class _Step(Transient):
     """A hook that tells where in the model the forward is; copies and pickles of it do nothing."""
 
     def __init__(self, stack: list[tuple[str, bool]], place: tuple[str, bool] | None) -> None:
@@ -53,12 +53,8 @@ class _Step:
         elif self._stack:
             self._stack.pop()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Become a callable that needs no actlab and does nothing."""
-        return NO_HOOK
 
-
-class _Stop:
+class _Stop(Transient):
     """A hook that stops `functions`; copies and pickles of it do nothing."""
 
     def __init__(self, functions: Functions) -> None:
@@ -67,10 +63,6 @@ class _Stop:
     def __call__(self, *_: object) -> None:
         """Stop."""
         self._functions.stop()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Become a callable that needs no actlab and does nothing."""
-        return NO_HOOK
 
 
 class Functions(TorchFunctionMode):

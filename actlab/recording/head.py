@@ -88,6 +88,11 @@ class Head:
         """Whether outputs of all leaves are to be shown to `see`."""
         return self.key is None
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it is counted instead of kept, its labels with it."""
+        return self._large is not None
+
     def begin(self, labels: torch.Tensor | None) -> None:
         """Take the labels of the batch that begins, or None."""
         self._labels = labels

@@ -17,16 +17,13 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from actlab.recording.outputs import members
 
-__all__ = ["NO_HOOK", "CompileGuards", "Hook", "Seen"]
+__all__ = ["CompileGuards", "Hook", "Seen", "Transient"]
 
 Seen: TypeAlias = Callable[[], Sequence[tuple[str, torch.Tensor]]]
 """Opens what a hook was shown: the tensors in it, each with its suffix, see `members`.
 
 To be called where an exception does no harm: an output may be anything, even a dict that holds itself.
 """
-
-NO_HOOK: tuple[Any, ...] = (getattr, (nullcontext(), "__exit__"))
-"""What makes, for `__reduce__`, the standard library's callable that takes anything and returns None."""
 
 _NOTHING: AbstractContextManager[object] = nullcontext()
 _functorch: Any = torch._C._functorch
@@ -35,7 +32,15 @@ _numbers = count()
 _hooks: weakref.WeakValueDictionary[int, Hook] = weakref.WeakValueDictionary()
 
 
-class Hook:
+class Transient:
+    """A callable on a model that its copies and pickles replace by one that does nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become the standard library's callable that takes anything and returns None."""
+        return getattr, (nullcontext(), "__exit__")
+
+
+class Hook(Transient):
     """A forward (pre-)hook that hands the tensors it sees to `receive` and changes nothing.
 
     Inside torch.compile it becomes an operator of the graph, `actlab::see`, that does the same when
@@ -73,10 +78,6 @@ class Hook:
             # Neither subclasses nor the user's modes shall see what is read here.
             with torch._C.DisableTorchFunction(), _outside_transforms(), _outside_modes():
                 self.receive(partial(members, seen if self._on_input else seen[-1]))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Become a callable that needs no actlab and does nothing."""
-        return NO_HOOK
 
 
 def _in_transform() -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["NO_LABEL", "as_labels", "as_samples", "as_tensor", "is_hot"]
+__all__ = ["NO_LABEL", "as_labels", "as_samples", "as_tensor", "as_whole", "is_hot"]
 
 NO_LABEL = -100
 
@@ -47,6 +47,14 @@ def is_hot(shape: Sequence[int], samples: int, units: int, unit_dim: int) -> boo
     )
 
 
+def as_whole(labels: torch.Tensor) -> torch.Tensor | None:
+    """Copy labels in CPU memory to int64; None for the float targets of a regression."""
+    is_label = (labels == 0) | (labels == 1) | (labels == NO_LABEL)
+    if labels.is_floating_point() and not bool(is_label.all()):
+        return None
+    return labels.to(torch.int64, copy=True)
+
+
 def as_labels(labels: torch.Tensor, shape: tuple[int, int], unit_dim: int) -> NDArray[np.int64] | None:
     """Bring the labels of a batch into the form of the store.
 
@@ -71,10 +79,9 @@ def as_labels(labels: torch.Tensor, shape: tuple[int, int], unit_dim: int) -> ND
     ValueError
         If the labels fit neither the samples nor the outputs.
     """
-    values = labels.cpu()
-    if values.is_floating_point() and not bool(((values == 0) | (values == 1) | (values == NO_LABEL)).all()):
+    values = as_whole(labels.cpu())
+    if values is None:
         return None
-    values = values.to(torch.int64, copy=True)
     if is_hot(values.shape, *shape, unit_dim):
         return as_samples(values, unit_dim).numpy()
     return values.reshape(-1).numpy()

@@ -363,7 +363,7 @@ class Recorder:
         batch.unit_dim = self._head.unit_dim
         with self._guard("labels", "only the labels of this batch are left out"):
             self._head.check_labels()
-            if batch.head is not None and labels is not None:
+            if batch.head is not None and labels is not None and not self._head.is_large:
                 batch.label = Delivery(Deferred([labels.clone()], operator.itemgetter(0)))
 
     def _tell_skipped(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from actlab.recording.delivery import Deferred
+from actlab.recording.labels import as_whole
 from actlab.recording.tally import Key
 from actlab.store.side import RawSamples
 
@@ -107,6 +108,5 @@ def _labels_at(labels: torch.Tensor | None, place: Any, total: int) -> Any:
     """Return the labels of some samples, if there is one (or one row) for each of the batch."""
     if labels is None or labels.dim() not in (1, 2) or len(labels) != total:
         return None
-    if labels.is_floating_point() and not bool(((labels == 0) | (labels == 1) | (labels == -100)).all()):
-        return None
-    return labels.to(torch.int64).numpy()[place]
+    whole = as_whole(labels)
+    return None if whole is None else whole.numpy()[place]

@@ -76,7 +76,7 @@ def test_the_cadence_begins_at_once_and_follows_the_epochs():
 
 
 def test_a_layer_with_too_many_channels_or_another_number_of_them_is_left_out(monkeypatch):
-    monkeypatch.setattr(module, "MOST_CHANNELS", 4)
+    monkeypatch.setattr(module, "MOST_OF_A_LAYER", 4)
     channels = Channels()
     channels.begin("train", 0, 0)
     site = find_sites(nn.Sequential(nn.Identity()))[2]
