@@ -49,7 +49,7 @@ __all__ = [
     "axis_to_attributes",
 ]
 
-FORMAT_VERSION: Final = (1, 1)
+FORMAT_VERSION: Final = (1, 2)
 SPLITS: Final = ("train", "valid", "test")
 RAW_GROUP: Final = "raw"
 CHANNELS_GROUP: Final = "channels"

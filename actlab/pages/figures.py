@@ -34,12 +34,12 @@ _LEFT, _RIGHT = 58, 104  # the same borders everywhere keep the strips under the
 
 def _figure(height: int, name: str, **options: Any) -> figure:
     """Return a quiet figure in the look of the page."""
+    options |= {"tools": ""}  # which Bokeh's stubs do not know where `attrs` is installed
     frame = figure(
         height=height,
         name=name,
         sizing_mode="stretch_width",
         toolbar_location=None,
-        tools="",
         output_backend="canvas",
         min_border_left=_LEFT,
         min_border_right=_RIGHT,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actlab.schema import COUNTS, HEAD, VALUES, Variable
+from actlab.errors import StoreError
+from actlab.schema import COUNTS, HEAD, HEAD_COUNTS, VALUES, Variable
 from actlab.store.layout import ArrayLayout, chunk_key, chunk_length, group_node
 
-__all__ = ["ArrayGroup", "GrowingArray", "cut", "roomy"]
+__all__ = ["ArrayGroup", "GrowingArray", "Read", "cut", "read_column", "roomy"]
+
+Read: TypeAlias = Callable[[str], bytes]
+"""Returns a file of the run, by its path below the root."""
 
 # A partial chunk is written again by every commit, so the many small arrays get small chunks.
-_BIG_CHUNK, _SMALL_CHUNK = 4 << 20, 256 << 10
-_BIG = (COUNTS.name, HEAD.name, VALUES.name)
+# Counts compress the better the more rows share a chunk: 8 of 64 layers.
+_LARGEST_CHUNK, _BIG_CHUNK, _SMALL_CHUNK = 8 << 20, 4 << 20, 256 << 10
+_BIG = (HEAD_COUNTS.name, HEAD.name, VALUES.name)
 _MOST_ROWS, _MOST_SAMPLES = 1 << 10, 1 << 14
 _TIME_UNITS = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian"}
 
@@ -42,6 +47,38 @@ class GrowingArray:
         self._tail = self._empty_tail()
         self._unsaved = shape[0] % layout.chunks[0] > 0
         self._write_filler(range(self._columns))
+
+    @classmethod
+    def load(cls, name: str, node: Mapping[str, Any], read: Read) -> Self:
+        """Return an array as it was committed; what was written behind its last entry is left out.
+
+        Parameters
+        ----------
+        name : str
+            Path of the array below the root.
+        node : mapping
+            Its metadata document, checked by itself.
+        read : callable
+            Returns its files.
+
+        Raises
+        ------
+        StoreError
+            If its last chunk is missing or damaged, or its layout is one that is only read.
+        OSError
+            If the disk refuses.
+        """
+        layout, shape = _layout(name, node), tuple(node["shape"])
+        if any(size > chunk for size, chunk in zip(shape[2:], layout.chunks[2:], strict=True)):
+            raise StoreError(f"{name!r} is cut into chunks {layout.chunks}, which can only be read")
+        array = cls(layout, (0, *shape[1:]))
+        array.shape = shape
+        number, kept = divmod(shape[0], layout.chunks[0])
+        if kept > 0:
+            for column in range(array._columns):
+                chunk = _chunk(f"{name}/{array._key(number, column)}", layout, read)
+                array._column(column)[:kept] = chunk[:kept]
+        return array
 
     def extend(self, block: NDArray[Any]) -> None:
         """Append entries [k, ...]; a block narrower than the array is padded with the fill value."""
@@ -131,6 +168,8 @@ class ArrayGroup:
     ----------
     arrays : dict
         Name -> array.
+    attributes : mapping
+        Attributes of the group.
     sizes : dict
         The lengths now.
     """
@@ -141,7 +180,34 @@ class ArrayGroup:
         self.arrays: dict[str, GrowingArray] = {}
         self.sizes = dict(sizes)
         self._widths = dict(sizes) | dict(widths or {})
-        self._attributes = attributes
+        self.attributes = attributes
+
+    @classmethod
+    def load(cls, path: str, nodes: Mapping[str, Mapping[str, Any]], read: Read) -> Self:
+        """Return a group as it was committed.
+
+        Parameters
+        ----------
+        path : str
+            Path of the group below the root.
+        nodes : mapping
+            Path below the root -> metadata document of every group and array.
+        read : callable
+            Returns the files of the run.
+
+        Raises
+        ------
+        StoreError, OSError
+            As `GrowingArray.load`.
+        """
+        group = cls(dict(nodes[path].get("attributes", {})), {})
+        for name, node in nodes.items():
+            parent, _, own = name.rpartition("/")
+            if parent == path and node["node_type"] == "array":
+                array = group.arrays[own] = GrowingArray.load(name, node, read)
+                group.sizes |= zip(array.layout.dims[1:], array.shape[1:], strict=True)
+                group._widths |= zip(array.layout.dims[1:], array.layout.chunks[1:], strict=True)
+        return group
 
     def create(
         self, variable: Variable, length: int = 0, attributes: Mapping[str, str] | None = None
@@ -153,6 +219,7 @@ class ArrayGroup:
             longest = self._widths[first]
         else:
             limit = _BIG_CHUNK if variable.name in _BIG else _SMALL_CHUNK
+            limit = _LARGEST_CHUNK if variable == COUNTS else limit
             most = _MOST_ROWS if variable.name == COUNTS.name else _MOST_SAMPLES
             longest = chunk_length(entry, np.dtype(variable.dtype).itemsize, limit, most)
         attributes = {"long_name": variable.description} | (_TIME_UNITS if variable.name == "time" else {})
@@ -180,7 +247,47 @@ class ArrayGroup:
     def nodes(self, path: str) -> dict[str, dict[str, Any]]:
         """Return the metadata documents of the group and its arrays, by path."""
         arrays = {f"{path}/{name}": array.layout.node(array.shape) for name, array in self.arrays.items()}
-        return {path: group_node(self._attributes)} | arrays
+        return {path: group_node(self.attributes)} | arrays
+
+
+def read_column(name: str, node: Mapping[str, Any], read: Read) -> NDArray[Any]:
+    """Return a whole array of one dim [k].
+
+    Parameters
+    ----------
+    name : str
+        Path of the array below the root.
+    node : mapping
+        Its metadata document, checked by itself.
+    read : callable
+        Returns its files.
+
+    Raises
+    ------
+    StoreError, OSError
+        As `GrowingArray.load`.
+    """
+    layout, (size,) = _layout(name, node), node["shape"]
+    numbers = range(-(-size // layout.chunks[0]))
+    chunks = [_chunk(f"{name}/{chunk_key((number,))}", layout, read) for number in numbers]
+    return np.concatenate([layout.filled((0,)), *chunks])[:size]
+
+
+def _layout(name: str, node: Mapping[str, Any]) -> ArrayLayout:
+    """Return the layout of an array that is to grow on."""
+    if (layout := ArrayLayout.from_node(node)) is None:
+        raise StoreError(f"{name!r} is stored in a way that can only be read, not gone on with")
+    return layout
+
+
+def _chunk(name: str, layout: ArrayLayout, read: Read) -> NDArray[Any]:
+    """Read a chunk."""
+    try:
+        return layout.decode(read(name))
+    except FileNotFoundError:
+        raise StoreError(f"half a run: the chunk {name!r} is missing") from None
+    except StoreError as error:
+        raise StoreError(f"the chunk {name!r} is damaged: {error}") from error
 
 
 def cut(shape: tuple[int, ...], itemsize: int) -> int:
