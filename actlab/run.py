@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,41 +28,68 @@ from actlab.schema import (
 from actlab.store.choices import choose_counts, choose_values
 from actlab.store.ranks import open_merged
 from actlab.store.reader import Snapshot
-from actlab.store.splits import Splits
+from actlab.store.splits import Splits, belong
+from actlab.store.verifying import verify_snapshot
 
 __all__ = ["Run", "open_run"]
 
 LAYER_FIELDS: Final = [field.name for field in fields(LayerInfo)]
 
 
-def open_run(path: str | PathLike[str]) -> Run:
+def open_run(
+    path: str | PathLike[str],
+    *,
+    verify: Literal["presence", "rows"] | bool = "presence",
+    all_attempts: bool = False,
+) -> Run:
     """Open a recorded run; a run still being written is shown as of its last commit.
 
     Parameters
     ----------
     path : str or path-like
-        The Zarr store, `runs/NAME.zarr`; `~` is the home directory.
+        The Zarr store, `runs/NAME.zarr`, an archive `NAME.zarr.zip`, or a URL, `s3://bucket/NAME.zarr`;
+        `~` is the home directory.
+    verify : {"presence", "rows"} or bool, optional
+        What to make sure of: that all chunks are there, or that every row, of every attempt, is as it
+        was recorded, which reads all of them. True is "rows", False nothing.
+    all_attempts : bool, optional
+        Show the rows, too, that a later attempt of the training has replaced.
 
     Raises
     ------
     StoreError
-        If there is no readable run: one line that says what is wrong.
+        If there is no readable run, or it is not as it was recorded: one line that says what is wrong.
+    ValueError
+        If `verify` is none of these.
     """
-    return Run(open_merged(path))
+    if verify not in ("presence", "rows", True, False):
+        raise ValueError(f"verify must be 'presence', 'rows', True or False, got {verify!r}")
+    reopen = partial(_open, path, verify, all_attempts)
+    return Run(reopen(), reopen)
+
+
+def _open(path: str | PathLike[str], verify: str | bool, all_attempts: bool) -> Snapshot:
+    """Open and verify a run."""
+    snapshot = open_merged(path, check_files=verify is not False, all_attempts=all_attempts)
+    if verify in ("rows", True):
+        verify_snapshot(snapshot)
+    return snapshot
 
 
 class Run(Splits):
-    """One training, recorded: an unchanging view of one commit of its store.
+    """One training, recorded: a view of one commit of its store, until `refresh`.
 
     Parameters
     ----------
     snapshot : Snapshot
-        What `open_snapshot` read.
+        What `open_merged` read.
+    reopen : callable, optional
+        Reads it again; by default as `open_run` does.
 
     Attributes
     ----------
     path : str
-        The store.
+        The store: a path, or a URL.
     attributes : dict
         The root attribute `actlab`: run id, versions, layers, gaps and more.
     axis : FloatAxis
@@ -75,13 +102,34 @@ class Run(Splits):
         All layers in the model's order, those never called included.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, reopen: Callable[[], Snapshot] | None = None) -> None:
         super().__init__(snapshot)
+        self._reopen = reopen or partial(open_merged, snapshot.path)
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """Take a snapshot, and forget what was read of another."""
+        super()._show(snapshot)
         self.axis: FloatAxis = axis_from_attributes(self.attributes["axis"])
         self._infos = _layer_infos(snapshot)
         head: str | None = self.attributes.get("head")
         self.head = head if head in self.names else None
         self._totals: dict[str, xr.DataArray] = {}
+        self.__dict__.pop("layers", None)
+
+    def refresh(self) -> Run:
+        """Show what was committed since, as the run was opened, and return the run itself.
+
+        Datasets handed out before do not change. Where nothing was committed, only the root record is
+        read.
+
+        Raises
+        ------
+        StoreError
+            As `open_run`; the run shows what it did before.
+        """
+        if not self._snapshot.is_current():
+            self._show(self._reopen())
+        return self
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -175,7 +223,7 @@ class Run(Splits):
         raw = self.raw(split) if self.find_layer(layer) == self.head else None
         if raw is None:
             return None
-        raw = raw.isel(sample=np.isin(raw.step, chosen.step))
+        raw = raw.isel(sample=belong(raw, chosen))
         kept = raw["head"].size == int(chosen.n.sel(layer=layer).sum())
         return raw.compute() if kept else None
 
@@ -196,7 +244,7 @@ class Run(Splits):
         found = self.head_counts(split) if self.find_layer(layer) == self.head else None
         if found is None:
             return None
-        counts = found[HEAD_COUNTS.name].isel(row=np.isin(found["step"], chosen["step"])).sum("row").compute()
+        counts = found[HEAD_COUNTS.name].isel(row=belong(found, chosen)).sum("row").compute()
         whole = int(counts.sum()) == int(chosen["n"].sel(layer=layer).sum())
         return counts.assign_attrs(found.attrs) if whole else None
 
@@ -208,7 +256,7 @@ class Run(Splits):
         found, chosen = self.samples(split, layer), self[split].isel(step=rows)
         if found is None:
             return None
-        found = found.isel(sample=np.isin(found["step"], chosen["step"]))
+        found = found.isel(sample=belong(found, chosen))
         if found["values"].size != int(chosen["n"].sel(layer=layer).sum()):
             return None
         unit_dim = self.attributes.get("head_unit_dim")
@@ -291,6 +339,9 @@ class Run(Splits):
         ]
         if merged := (attributes.get("ranks") or {}).get("merged"):
             lines.append(f"  merged from {len(merged)} ranks")
+        if len(attempts := attributes.get("attempts", [])) > 1:
+            replaced = "without" if self._snapshot.is_live else "with"
+            lines.append(f"  {len(attempts)} attempts, {replaced} the rows that a later one has replaced")
         missing = [f"split {split!r}" for split in SPLITS if split not in self.splits]
         skipped = attributes.get("skipped", {})
         if never := [layer.name for layer in self._infos if layer.calls == 0 and layer.name not in skipped]:

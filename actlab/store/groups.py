@@ -83,6 +83,11 @@ def check_split(split: str, rows: int, layers: Iterable[str], n_buckets: int, no
         if any(name == group or name.startswith(f"{group}/") for name in nodes):
             _check_group(group, form, nodes)
     _check_samples(f"{split}/{SAMPLES_GROUP}", names, nodes)
+    since = tuple(_attribute(f"{split}/time", key, nodes) for key in ("units", "calendar"))
+    if since != ("seconds since 1970-01-01", "proleptic_gregorian"):
+        raise StoreError(
+            f"{ROOT} is damaged: '{split}/time' counts {since!r:.80}, expected seconds since 1970-01-01"
+        )
 
 
 def _variables(split: str, nodes: _Nodes) -> Iterator[Variable]:

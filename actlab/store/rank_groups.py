@@ -23,6 +23,7 @@ from actlab.schema import (
     SAMPLES_GROUP,
     VALUES,
 )
+from actlab.store.attempts import index_names
 from actlab.store.merging import mean_of_known, merge_means, merge_moments, n_finite
 from actlab.store.side_table import safe_name
 
@@ -69,8 +70,10 @@ def merge_split(
         whole group where they have it in different forms.
     """
     steps = steps_by_rank[0]
+    first = nodes[0].to_dataset(inherit=False)
+    attempts = first["attempt"].values[first.indexes["step"].get_indexer(pd.Index(steps))]
     groups = [
-        {key: _renumbered(group, own, steps) for key, group in _groups_of(node).items()}
+        {key: _renumbered(group, own, steps, attempts) for key, group in _groups_of(node).items()}
         for node, own in zip(nodes, steps_by_rank, strict=True)
     ]
     rows = [_align(_of_rows(each[_ROWS], "step", steps), "layer", layers) for each in groups]
@@ -103,14 +106,15 @@ def _groups_of(node: xr.DataTree) -> dict[tuple[str, str], xr.Dataset]:
     return groups
 
 
-def _renumbered(group: xr.Dataset, own: _Steps, steps: _Steps) -> xr.Dataset:
-    """Keep the rows of a rank's own steps, under the steps of the merged run [row]."""
-    name = next(name for name in ("sample_step", "row_step", "step") if name in group.variables)
-    (dim,) = group[name].dims
-    known = np.isin(group[name].values, own)
+def _renumbered(group: xr.Dataset, own: _Steps, steps: _Steps, attempts: _Steps) -> xr.Dataset:
+    """Keep the rows of a rank's own steps, under the steps and attempts of the merged run [row]."""
+    dim, step, attempt = index_names(group)
+    known = np.isin(group[step].values, own)
     chosen = group if known.all() else group.isel({dim: np.flatnonzero(known)})
-    values = steps[np.searchsorted(own, chosen[name].values)]
-    return chosen.assign_coords({name: (dim, values, group[name].attrs)})
+    place = np.searchsorted(own, chosen[step].values)
+    return chosen.assign_coords(
+        {step: (dim, steps[place], group[step].attrs), attempt: (dim, attempts[place], group[attempt].attrs)}
+    )
 
 
 def _merge_rows(parts: _Parts) -> xr.Dataset:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from actlab.errors import StoreError
 from actlab.schema import SPLITS, LayerInfo
-from actlab.store.files import expand
 from actlab.store.merging import Spans, join_spans, rank_path, spans_of, union_layers
 from actlab.store.rank_groups import merge_split
-from actlab.store.reader import Snapshot, open_snapshot
+from actlab.store.reader import Snapshot, read_snapshot
+from actlab.store.sources import Source, find_source
+from actlab.store.urls import name_of
 
 __all__ = ["open_merged"]
 
@@ -27,12 +28,14 @@ _PLACE = ("step", "epoch", "batch", "train_step")
 _LAYER_FIELDS = [field.name for field in fields(LayerInfo)]
 
 
-def open_merged(path: str | os.PathLike[str]) -> Snapshot:
+def open_merged(
+    path: str | os.PathLike[str], *, check_files: bool = True, all_attempts: bool = False
+) -> Snapshot:
     """Open a run; one of several ranks with the stores of all of them, merged lazily.
 
-    A merged row is made of the rows that the ranks recorded of the same step: counts added, moments
-    merged, samples one after the other. It is there only if every rank that records the split has
-    it, and the ranks agree on its epoch and place; a rank that never records a split is not needed
+    A merged row is made of the live rows that the ranks recorded of the same step: counts added,
+    moments merged, samples one after the other. It is there only if every rank that records the split
+    has it, and the ranks agree on its epoch and place; a rank that never records a split is not needed
     there. The root attribute `ranks` then has two more keys: `merged`, the ranks, and `dropped`,
     the spans of the steps that are left out, for each split.
 
@@ -41,42 +44,64 @@ def open_merged(path: str | os.PathLike[str]) -> Snapshot:
     path : str or path-like
         The run, which is also the store of rank 0. `mnist.rank1.zarr` opens rank 1 alone, and
         `mnist.rank0.zarr`, a name without a directory, rank 0.
+    check_files : bool
+        As of `open_snapshot`.
+    all_attempts : bool
+        Show the rows, too, that a later attempt has replaced; of one rank alone.
 
     Raises
     ------
     StoreError
-        As `open_snapshot`; or if the store of a rank is missing or of another run.
+        As `open_snapshot`; if the store of a rank is missing or of another run; if all attempts are
+        wanted of several ranks.
     """
-    root = expand(path)
-    if (run := _run_of_rank0(root)) is not None:
-        return open_snapshot(run)
-    first = open_snapshot(path)
+    source = find_source(path)
+    run = _run_of_rank0(source)
+    first = read_snapshot(run or source, check_files=check_files, all_attempts=all_attempts)
     said = first.attributes.get("ranks")
-    if said is None or said["rank"] != 0 or "merged" in said:
+    if run is not None or said is None or said["rank"] != 0 or said["world_size"] == 1 or "merged" in said:
         return first
-    others = [_open_rank(root, rank, first, said) for rank in range(1, said["world_size"])]
+    if all_attempts:
+        raise StoreError(
+            f"{first.path}: recorded by {said['world_size']} ranks, expected one of them alone to see all "
+            f"attempts: open {_alone(first.path)!r}"
+        )
+    others = [
+        _open_rank(source, rank, first, said, check_files=check_files)
+        for rank in range(1, said["world_size"])
+    ]
     return _merge([_Rank(snapshot) for snapshot in (first, *others)])
 
 
-def _run_of_rank0(root: Path) -> Path | None:
-    """Return the run that `mnist.rank0.zarr` means, None for any other path."""
-    stem = root.stem.removesuffix(".rank0")
-    if stem == root.stem or root.exists():
+def _run_of_rank0(source: Source) -> Source | None:
+    """Return the run that `mnist.rank0.zarr` means, None for any other name."""
+    name = Path(name_of(source.label))
+    stem = name.stem.removesuffix(".rank0")
+    if stem == name.stem or source.exists():
         return None
-    run = root.with_name(stem + root.suffix)
+    run = source.beside(stem + name.suffix)
     return run if run.exists() else None
 
 
-def _open_rank(root: Path, rank: int, first: Snapshot, said: Mapping[str, Any]) -> Snapshot:
+def _alone(label: str) -> str:
+    """Return the name under which rank 0 is opened alone."""
+    name = Path(name_of(label))
+    return f"{name.stem}.rank0{name.suffix}"
+
+
+def _open_rank(
+    source: Source, rank: int, first: Snapshot, said: Mapping[str, Any], *, check_files: bool
+) -> Snapshot:
     """Open the store of a rank, which must belong to the run of rank 0."""
-    path = rank_path(root, rank)
-    alone = f"{root.stem}.rank0{root.suffix}"
-    if not path.exists():
+    run = name_of(source.label)
+    name = rank_path(Path(run), rank).name
+    other = source.beside(name)
+    if not other.exists():
         raise StoreError(
-            f"{root}: recorded by {said['world_size']} ranks, the store of rank {rank} is missing, "
-            f"expected {path.name!r} beside it; open {alone!r} to see rank 0 alone"
+            f"{source.label}: recorded by {said['world_size']} ranks, the store of rank {rank} is missing, "
+            f"expected {name!r} beside it; open {_alone(run)!r} to see rank 0 alone"
         )
-    snapshot = open_snapshot(path)
+    snapshot = read_snapshot(other, check_files=check_files, all_attempts=False)
     found = snapshot.attributes.get("ranks") or {}
     problem = None
     if [found.get(key) for key in ("job", "rank")] != [said["job"], rank]:
@@ -85,8 +110,8 @@ def _open_rank(root: Path, rank: int, first: Snapshot, said: Mapping[str, Any]) 
         problem = "has another recording axis"
     if problem is not None:
         raise StoreError(
-            f"{path}: {problem} than {root.name!r}, expected rank {rank} of it; "
-            f"open {alone!r} or {path.name!r} to see one rank alone"
+            f"{other.label}: {problem} than {run!r}, expected rank {rank} of it; "
+            f"open {_alone(run)!r} or {name!r} to see one rank alone"
         )
     return snapshot
 
@@ -96,6 +121,7 @@ class _Rank:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.path, self.attributes, self.tree = snapshot.path, snapshot.attributes, snapshot.tree
+        self.stores = snapshot.stores
         self._places: dict[str, xr.Dataset] = {}
 
     @property
@@ -157,7 +183,8 @@ def _merge(ranks: Sequence[_Rank]) -> Snapshot:
         "ranks": first["ranks"] | {"merged": list(range(len(ranks))), "dropped": dropped},
     }
     attributes.pop("layer_growth", None)  # which tells how to check the rows of one store
-    return Snapshot(ranks[0].path, attributes, xr.DataTree.from_dict(groups))
+    stores = tuple(store for rank in ranks for store in rank.stores)
+    return Snapshot(ranks[0].path, attributes, xr.DataTree.from_dict(groups), stores, is_live=True)
 
 
 def _common_steps(split: str, ranks: Sequence[_Rank]) -> tuple[list[NDArray[np.int64]], Spans]:

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
-import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
-from pathlib import Path
+from math import isfinite, prod
 from re import compile as pattern
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from actlab.errors import StoreError
-from actlab.schema import FORMAT_VERSION, SPLITS, axis_from_attributes
+from actlab.schema import FORMAT_VERSION, HEAD_GROUP, SPLITS, axis_from_attributes
+from actlab.store.blosc import LARGEST_CHUNK
+from actlab.store.chains import ITEMSIZES, Chain
 from actlab.store.groups import as_mapping, check_split
-from actlab.store.layout import ROOT
+from actlab.store.layout import ROOT, to_json
+from actlab.store.sources import Source
 
-__all__ = ["LARGEST_CHUNK", "Record", "read_record"]
+__all__ = ["Record", "check_record", "read_record"]
 
-LARGEST_CHUNK: Final = 256 << 20
 _LARGEST_RECORD, _DEEPEST, _MOST_NODES = 16 << 20, 32, 10_000
+# Brackets, commas and colons: a small JSON of many empty lists would fill the memory.
+_MOST_PARTS = 1 << 19
 _LONGEST_DIM, _MOST_VALUES = 1 << 40, 1 << 48
 _NODE_NAME: Final = pattern(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127})*")
-_INTEGERS: Final = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
-_ITEMSIZES: Final = {"string": 8} | {
-    name: np.dtype(name).itemsize for name in ("bool", *_INTEGERS, "float16", "float32", "float64")
-}
+# Attributes by which xarray would change values.
+_DECODED: Final = {"scale_factor", "add_offset", "missing_value", "_FillValue", "_Unsigned", "dtype"}
 
 _Check: TypeAlias = Callable[[Any], bool]
 
@@ -44,11 +45,14 @@ class Record:
         The root attribute ``actlab``.
     nodes : dict
         Path below the root -> metadata document of every group and array.
+    chains : dict
+        Path below the root -> codecs of every array.
     """
 
     data: bytes
     attributes: dict[str, Any]
     nodes: dict[str, dict[str, Any]]
+    chains: dict[str, Chain]
 
     @property
     def arrays(self) -> dict[str, dict[str, Any]]:
@@ -56,22 +60,38 @@ class Record:
         return {name: node for name, node in self.nodes.items() if node["node_type"] == "array"}
 
 
-def read_record(root: Path) -> Record:
+def read_record(source: Source) -> Record:
     """Read and check the root record of what may not be a run at all.
 
     Parameters
     ----------
-    root : pathlib.Path
-        Directory of the run.
+    source : Source
+        Where the run is.
 
     Raises
     ------
     StoreError
-        If there is none, or it is not as `docs/format.md` has it; the path is left to the caller.
+        If there is none, or it is not as `docs/format.md` has it; the reason only, where is left to
+        the caller.
     """
-    data = _read(root)
+    return check_record(_read(source))
+
+
+def check_record(data: bytes) -> Record:
+    """Check a root record.
+
+    Parameters
+    ----------
+    data : bytes
+        The root `zarr.json`.
+
+    Raises
+    ------
+    StoreError
+        As `read_record`.
+    """
     try:
-        document = json.loads(data)
+        document = _parse(data)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{ROOT} is damaged: {error}") from error
     _check_depth(document)
@@ -84,29 +104,63 @@ def read_record(root: Path) -> Record:
         _check_node(name, node)
     _check_splits(attributes, nodes)
     _check_head(attributes)
-    return Record(data, attributes, nodes)
+    chains = _chains(nodes, may_shard=True in (attributes.get("closed"), attributes.get("compacted")))
+    if foreign := [name for name, node in nodes.items() if _is_foreign_index(name, node)]:
+        for name in foreign:
+            del nodes[name], chains[name]
+        data = to_json(document)
+    return Record(data, attributes, nodes, chains)
 
 
-def _read(root: Path) -> bytes:
-    """Read the file, which must be one: a pipe would never end."""
-    record = root / ROOT
-    if not root.exists():
-        raise StoreError("no such run")
-    if not root.is_dir():
-        raise StoreError("is a file, expected the directory of a run")
+def _read(source: Source) -> bytes:
+    """Read the file."""
     try:
-        found = record.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            raise StoreError(f"is no run, its {ROOT} is no regular file")
-        if found.st_size > _LARGEST_RECORD:
-            raise StoreError(f"{ROOT} is larger than {_LARGEST_RECORD >> 20} MiB, which no run needs")
-        return record.read_bytes()
+        data = source.read(ROOT, stop=_LARGEST_RECORD + 1)
     except FileNotFoundError:
-        raise StoreError(f"is no run, it has no {ROOT}") from None
-    except StoreError:
-        raise
+        reason = f"is no run, it has no {ROOT}" if source.exists() else "no such run"
+        raise StoreError(reason) from None
+    except NotADirectoryError:
+        raise StoreError("is a file, expected the directory of a run") from None
+    except StoreError as error:
+        raise StoreError(f"is no run, its {error}") from error
     except OSError as error:
-        raise StoreError(f"{ROOT} cannot be read: {error.strerror}") from error
+        raise StoreError(f"{ROOT} cannot be read: {error.strerror or error}") from error
+    if len(data) > _LARGEST_RECORD:
+        raise StoreError(f"{ROOT} is larger than {_LARGEST_RECORD >> 20} MiB, which no run needs")
+    return data
+
+
+def _parse(data: bytes) -> Any:
+    """Parse strict JSON: no key twice, no numbers that are none.
+
+    Raises
+    ------
+    ValueError
+        If it is not, or would take far more memory than its size.
+    """
+    if (parts := sum(map(data.count, b"[{,:"))) > _MOST_PARTS:
+        raise ValueError(f"it has {parts} values, which no run needs")
+    return json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, whose keys must differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has a key twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    """Return a number that is not too large for a float."""
+    if not isfinite(number := float(text)):
+        raise ValueError(f"it has the number {text:.20}, which is too large")
+    return number
+
+
+def _refuse_constant(name: str) -> Any:
+    """Refuse the constants that JSON does not have."""
+    raise ValueError(f"it has {name}, which is no JSON")
 
 
 def _check_depth(document: Any) -> None:
@@ -187,8 +241,9 @@ _PAIRS: Final = _each(_list_of(lambda value: _list_of(_is_whole)(value) and len(
 _ATTRIBUTES: Final[dict[str, tuple[_Check, str]]] = {
     "rows": (lambda value: _each(_is_whole)(value) and set(value) <= set(SPLITS), "a number for each split"),
     "axis": (lambda value: isinstance(value, dict), "a recording axis"),
-    "attempts": (_list_of(_is_whole), "a list of steps"),
+    "attempts": (lambda value: _list_of(_is_whole)(value) and bool(value), "a list of steps"),
     "gaps": (_PAIRS, "lists of [first, last] for each split"),
+    "steps": (_each(_is_whole), "a number for each split"),
     "layer_growth": (_PAIRS, "lists of [first_row, layers] for each split"),
     "head": (_or_null(_is_text), "the name of a layer or null"),
     "head_unit_dim": (_or_null(lambda value: type(value) is int), "a dimension or null"),
@@ -202,6 +257,8 @@ _ATTRIBUTES: Final[dict[str, tuple[_Check, str]]] = {
     "writer": (_is_text, "text"),
     "commit": (_is_whole, "a whole number"),
     "closed": (lambda value: isinstance(value, bool), "true or false"),
+    "compacted": (lambda value: isinstance(value, bool), "true or false"),
+    "parent": (_or_null(lambda value: isinstance(value, dict)), "what the run was branched from"),
 }
 
 
@@ -216,6 +273,9 @@ def _check_attributes(attributes: Mapping[str, Any]) -> None:
     wrong = [entry for entry in layers if not _is_layer(entry)] if isinstance(layers, list) else [layers]
     if wrong:
         raise StoreError(f"the table of layers is damaged: {_shown(wrong[0])}")
+    names = Counter(layer["name"] for layer in layers)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise StoreError(f"the table of layers is damaged: {_shown(twice[0])} is there twice")
 
 
 def _check_head(attributes: Mapping[str, Any]) -> None:
@@ -233,7 +293,7 @@ def _shown(value: Any) -> str:
 
 
 def _check_node(name: str, node: Any) -> None:
-    """Check that a node can be read at all, and within bounds, whatever it is for."""
+    """Check that the shape of a node is sound, and within bounds, whatever it is for."""
     match node:
         case {"node_type": "group"}:
             sound = True
@@ -245,18 +305,66 @@ def _check_node(name: str, node: Any) -> None:
             "chunk_grid": {"configuration": {"chunk_shape": [*chunks]}},
             "chunk_key_encoding": {"configuration": {"separator": "." | "/"}},
         }:
-            sound = dtype in _ITEMSIZES and len(shape) == len(chunks) and bool(codecs)
+            sound = dtype in ITEMSIZES and len(shape) == len(chunks) and bool(codecs)
             sound = sound and all(map(_is_whole, [*shape, *chunks])) and min(chunks, default=1) > 0
-            sound = sound and all(isinstance(codec, dict) and _is_text(codec.get("name")) for codec in codecs)
             if sound and prod(shape) > _MOST_VALUES:
                 raise StoreError(f"{ROOT} is damaged: {name!r} has absurd shape {shape}")
-            if sound and prod(chunks) * _ITEMSIZES[dtype] > LARGEST_CHUNK:
-                largest = f"{LARGEST_CHUNK >> 20} MiB"
-                raise StoreError(f"{ROOT} is damaged: a chunk {chunks} of {name!r} is larger than {largest}")
         case _:
             sound = False
     if not sound or _NODE_NAME.fullmatch(name) is None:
         raise StoreError(f"{ROOT} is damaged: metadata of {_shown(name)}: {_shown(node)}")
+
+
+def _chains(nodes: Mapping[str, Any], *, may_shard: bool) -> dict[str, Chain]:
+    """Check all that says how values are read, of every node; return the codecs of the arrays."""
+    chains: dict[str, Chain] = {}
+    for name, node in nodes.items():
+        attributes = node.get("attributes", {})
+        if not isinstance(attributes, dict) or _DECODED & attributes.keys():
+            raise StoreError(f"{ROOT} is damaged: attributes of {name!r}: {_shown(attributes)}")
+        if type(node.get("zarr_format")) is not int or node["zarr_format"] != 3:
+            raise StoreError(
+                f"{ROOT} is damaged: {name!r} is of Zarr format {_shown(node.get('zarr_format'))}"
+            )
+        if node["node_type"] == "array":
+            chains[name] = _chain(name, node, may_shard=may_shard)
+    return chains
+
+
+def _chain(name: str, node: Mapping[str, Any], *, may_shard: bool) -> Chain:
+    """Check all that says how the values of an array are read; return its codecs."""
+    dims, fill = node.get("dimension_names"), node.get("fill_value")
+    kinds = [node[each].get("name") for each in ("chunk_grid", "chunk_key_encoding")]
+    has_dims = isinstance(dims, list) and all(map(_is_text, dims)) and len(set(dims)) == len(node["shape"])
+    is_plain = kinds == ["regular", "default"] and node.get("storage_transformers", []) == []
+    if not (has_dims and is_plain and _is_fill(node["data_type"], fill)):
+        raise StoreError(
+            f"{ROOT} is damaged: metadata of {name!r}: {_shown({'fill_value': fill} | dict(node))}"
+        )
+    chain = Chain.from_node(node, may_shard=may_shard)
+    if chain is None:
+        raise StoreError(f"{ROOT} is damaged: codecs of {name!r}, which no run has: {_shown(node['codecs'])}")
+    if chain.nbytes > LARGEST_CHUNK:
+        shape, largest = list(chain.shape), f"{LARGEST_CHUNK >> 20} MiB"
+        raise StoreError(f"{ROOT} is damaged: a chunk {shape} of {name!r} is larger than {largest}")
+    return chain
+
+
+def _is_foreign_index(name: str, node: Mapping[str, Any]) -> bool:
+    """Whether an array that the format does not know would be loaded by xarray at once, as an index."""
+    key = name.rpartition("/")[2]
+    known = [f"{split}/{each}" for split in SPLITS for each in ("step", "layer", f"{HEAD_GROUP}/truth")]
+    return node["node_type"] == "array" and node["dimension_names"] == [key] and name not in known
+
+
+def _is_fill(dtype: str, fill: Any) -> bool:
+    """Whether a value is a fill value of a data type."""
+    if dtype in ("bool", "string"):
+        return isinstance(fill, bool if dtype == "bool" else str)
+    if np.dtype(dtype).kind == "f":
+        return fill in ("NaN", "Infinity", "-Infinity") or type(fill) in (int, float)
+    limits = np.iinfo(dtype)
+    return type(fill) is int and limits.min <= fill <= limits.max
 
 
 def _check_splits(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> None:

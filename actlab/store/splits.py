@@ -26,10 +26,12 @@ from actlab.schema import (
     SPLITS,
     TRUTH,
     TRUTHS,
+    axis_from_attributes,
 )
+from actlab.store.attempts import index_names
 from actlab.store.reader import Snapshot
 
-__all__ = ["Splits"]
+__all__ = ["Splits", "belong"]
 
 _dask: Any = dask  # it has no annotations
 _BLOCK = 4 << 20  # bytes of one array of moments that are computed together
@@ -45,10 +47,15 @@ class Splits:
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
+        self._show(snapshot)
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """Take a snapshot, and forget what was read of another."""
         self.path = snapshot.path
         self.attributes: dict[str, Any] = snapshot.attributes
         self.splits = tuple(split for split in SPLITS if split in snapshot.tree.children)
         self.names: list[str] = [layer["name"] for layer in self.attributes["layers"]]
+        self._snapshot = snapshot
         self._tree = snapshot.tree
         self._datasets: dict[str, xr.Dataset] = {}
         self._raw: dict[str, xr.Dataset | None] = {}
@@ -65,7 +72,9 @@ class Splits:
             raise SelectionError(f"no split {split!r} in {self.path}: {nearest(split, self.splits)}")
         if split not in self._datasets:
             rows = self._tree.children[split].to_dataset(inherit=False)
-            self._datasets[split] = rows.assign_coords(rows.coords.to_dataset().compute().coords)
+            loaded = rows.assign_coords(rows.coords.to_dataset().compute().coords)
+            self._check_coordinates(split, loaded)
+            self._datasets[split] = loaded
         return self._datasets[split]
 
     def raw(self, split: str) -> xr.Dataset | None:
@@ -75,7 +84,7 @@ class Splits:
         -------
         xarray.Dataset or None
             head [sample, unit] and, where labels were given, label [sample] or [sample, unit], with
-            the coordinates step and epoch [sample]; lazy.
+            the coordinates step, attempt and epoch [sample]; lazy.
 
         Raises
         ------
@@ -96,7 +105,7 @@ class Splits:
         xarray.Dataset or None
             n and zeros (uint64: values, and those equal to 0), mean_abs (mean |a| of the finite values)
             and zero_share (zeros / n) [row, channel], NaN and 0 where the layer was not called; with the
-            coordinates step and epoch [row], layer and index in it [channel]; lazy.
+            coordinates step, attempt and epoch [row], layer and index in it [channel]; lazy.
 
         Raises
         ------
@@ -118,8 +127,8 @@ class Splits:
         -------
         xarray.Dataset or None
             values [sample, dim_1, ...], index [sample] (position in its batch) and, where labels were
-            given, label [sample] or [sample, label_dim] (-100 for none), with the coordinates step and
-            epoch [sample]; lazy.
+            given, label [sample] or [sample, label_dim] (-100 for none), with the coordinates step,
+            attempt and epoch [sample]; lazy.
 
         Raises
         ------
@@ -136,9 +145,9 @@ class Splits:
         -------
         xarray.Dataset or None
             counts [row, unit, truth, bucket] (uint32), truth "no" (the other units of a labelled sample),
-            "yes" (the unit of the true class) or "unlabelled"; with the coordinates step and epoch [row],
-            lower and upper [bucket]; lazy. The attribute `units` says whether `unit` is "each" of the
-            head's or all of them "pooled".
+            "yes" (the unit of the true class) or "unlabelled"; with the coordinates step, attempt and
+            epoch [row], lower and upper [bucket]; lazy. The attribute `units` says whether `unit` is "each"
+            of the head's or all of them "pooled".
 
         Raises
         ------
@@ -161,8 +170,8 @@ class Splits:
         -------
         xarray.Dataset or None
             n (uint64, non-finite values included), mean and std (ddof 0, of the finite values)
-            [row, label, unit]; one unit for all of more than 128; with the coordinates step and
-            epoch [row]; lazy. None without labels.
+            [row, label, unit]; one unit for all of more than 128; with the coordinates step, attempt
+            and epoch [row]; lazy. None without labels.
 
         Raises
         ------
@@ -196,18 +205,36 @@ class Splits:
         groups = [] if samples is None else samples.children.values()
         return {group.attrs["layer"]: group for group in groups}
 
+    def _check_coordinates(self, split: str, rows: xr.Dataset) -> None:
+        """Check what the rest is read by: the buckets are those of the axis, the attempts are known ones."""
+        axis = axis_from_attributes(self.attributes["axis"])
+        for name in ("lower", "upper"):
+            if not np.array_equal(rows[name], getattr(axis, name), equal_nan=True):
+                raise StoreError(f"{self.path}: '{split}/{name}' is damaged, it is not that of the axis")
+        n_attempts = len(self.attributes.get("attempts", [0]))
+        attempts = rows["attempt"].values
+        if attempts.size and not 0 <= attempts.min() <= attempts.max() < n_attempts:
+            raise StoreError(f"{self.path}: '{split}/attempt' is damaged, expected 0 to {n_attempts - 1}")
+
     def _labelled(self, split: str, group: xr.DataTree | None, dim: str) -> xr.Dataset | None:
-        """Return the data of a child group of a split, every entry with the step and epoch of its row."""
+        """Return the data of a child group of a split, every entry with step, attempt, epoch of its row."""
         if group is None:
             return None
         rows, data = self[split], group.to_dataset(inherit=False)
-        step = data[f"{dim}_step"].values
-        place = rows.indexes["step"].get_indexer(pd.Index(step))
+        _, step, attempt = index_names(data)
+        place = _places(rows["step"], rows["attempt"]).get_indexer(_places(data[step], data[attempt]))
         if (place < 0).any():
-            lost = step[place < 0][0]
+            lost = data[step].values[place < 0][0]
             raise StoreError(f"{self.path}: {group.path[1:]!r} has data of step {lost}, which is no row")
         data = data[list(data.data_vars)].reset_coords(drop=True)
-        return data.assign_coords(step=(dim, step), epoch=(dim, rows["epoch"].values[place]))
+        return data.assign_coords(
+            {name: (dim, rows[name].values[place]) for name in ("step", "attempt", "epoch")}
+        )
+
+
+def belong(entries: xr.Dataset, rows: xr.Dataset) -> NDArray[np.bool_]:
+    """Say which entries of a child group [entry] belong to some rows of its split."""
+    return _places(entries["step"], entries["attempt"]).isin(_places(rows["step"], rows["attempt"]))
 
 
 def _moments_by_label(raw: xr.Dataset) -> xr.Dataset | None:
@@ -216,14 +243,14 @@ def _moments_by_label(raw: xr.Dataset) -> xr.Dataset | None:
     Parameters
     ----------
     raw : xarray.Dataset
-        head [sample, unit], label [sample] or [sample, unit] (0/1), step and epoch [sample], in the
-        order of the rows.
+        head [sample, unit], label [sample] or [sample, unit] (0/1), step, attempt and epoch [sample], in
+        the order of the rows.
 
     Returns
     -------
     xarray.Dataset or None
-        n (uint64), mean, std [row, label, unit], lazy; step and epoch [row]. One unit for all of more
-        than 128, labels from 0 to at most 1,023. None without any.
+        n (uint64), mean, std [row, label, unit], lazy; step, attempt and epoch [row]. One unit for all of
+        more than 128, labels from 0 to at most 1,023. None without any.
     """
     if LABEL.name not in raw:
         return None
@@ -235,15 +262,16 @@ def _moments_by_label(raw: xr.Dataset) -> xr.Dataset | None:
         which = label[sample]
     if sample.size == 0:
         return None
-    step, first, inverse = np.unique(raw["step"].values, return_index=True, return_inverse=True)
+    inverse, rows = pd.factorize(_places(raw["step"], raw["attempt"]))
+    first = np.searchsorted(inverse, np.arange(len(rows)))
     order = np.argsort(inverse[sample], kind="stable")
     sample, which, row = sample[order], which[order], inverse[sample[order]]
     units = raw.sizes["unit"] if raw.sizes["unit"] <= MOST_UNITS else 1
     labels = int(which.max()) + 1
     length = max(1, _BLOCK // (8 * labels * units))
     blocks = []
-    for start in range(0, step.size, length):
-        count = min(length, step.size - start)
+    for start in range(0, len(rows), length):
+        count = min(length, len(rows) - start)
         mine = slice(*np.searchsorted(row, (start, start + count)))
         cell = (row[mine] - start) * labels + which[mine]
         shape = (count * labels, units)
@@ -253,7 +281,7 @@ def _moments_by_label(raw: xr.Dataset) -> xr.Dataset | None:
     moments = _dask.array.concatenate(blocks, axis=1)
     return xr.Dataset(
         {each.name: (each.dims, moments[i].astype(each.dtype)) for i, each in enumerate(LABEL_MOMENTS)},
-        {"step": ("row", step), "epoch": ("row", raw["epoch"].values[first])},
+        {name: ("row", raw[name].values[first]) for name in ("step", "attempt", "epoch")},
     )
 
 
@@ -274,3 +302,8 @@ def _moments(values: NDArray[Any], cell: NDArray[np.int64], shape: tuple[int, in
         mean = total(np.where(finite, values, 0)) / n_finite
         std = np.sqrt(total(np.where(finite, (values - mean[cell]) ** 2, 0)) / n_finite)
     return np.stack([total(np.ones_like(values)), mean, std])
+
+
+def _places(step: xr.DataArray, attempt: xr.DataArray) -> pd.MultiIndex:
+    """Return step and attempt of rows, which name them."""
+    return pd.MultiIndex.from_arrays([step.values, attempt.values])
