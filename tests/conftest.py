@@ -220,7 +220,10 @@ def stored_rows():
         names = tuple(LayerInfo(str(name)) for name in data["layer"])
         for index in range(len(data["step"])):
             count = max(pair for pair in growth if pair[0] <= index)[1]
-            mine = raw["sample_step"] == data["step"][index] if raw else np.array([])
+            mine = np.array([])
+            if raw:
+                same_attempt = raw["attempt"] == data["attempt"][index]
+                mine = (raw["sample_step"] == data["step"][index]) & same_attempt
             fields = ("step", "epoch", "batch", "train_step", "time")
             arrays = ("counts", "n", "mean", "std", "min", "max")
             assert not data["counts"][index, count:].any()

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import json
 import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from actlab.axis import FloatAxis
 from actlab.errors import StoreError
-from actlab.schema import FORMAT_VERSION, axis_to_attributes
-from actlab.store.files import RunDirectory
+from actlab.schema import FORMAT_VERSION
+from actlab.store.beginning import Beginning
+from actlab.store.files import Directory
 from actlab.store.layout import ROOT, root_record, to_json
 from actlab.store.row import Row
-from actlab.store.table import RunTable
 
-__all__ = ["Committer"]
+__all__ = ["Committer", "json_values"]
 
 _CHILDREN_EVERY = 60.0  # seconds: children's own zarr.json only serve readers that ignore the root
 
@@ -28,50 +25,32 @@ class Committer:
 
     Parameters
     ----------
-    path : str or path-like
-        Directory of the run.
-    axis : FloatAxis
-        The recording axis.
-    overwrite : bool
-        Replace an existing run.
-    fsync : bool
-        Survive power loss, too.
+    directory : Directory
+        Where the run is.
+    beginning : Beginning
+        What is there; the first commit makes the run this writer's.
 
-    Raises
-    ------
-    StoreError
-        If the path holds something, is being written, or cannot be created.
+    Attributes
+    ----------
+    path : str
+        Where the run is, for messages.
+    last_steps : dict of str to int
+        Last step added of each split that has rows.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], axis: FloatAxis, *, overwrite: bool, fsync: bool
-    ) -> None:
-        self._directory = RunDirectory(path, overwrite=overwrite, fsync=fsync)
-        self._table = RunTable(axis)
-        self._commits = 0
+    def __init__(self, directory: Directory, beginning: Beginning) -> None:
+        self.path = directory.path
+        self.last_steps = dict(beginning.last_steps)
+        self._directory = directory
+        self._table = beginning.table
+        self._paths = beginning.paths
+        self._commits = beginning.commit
         self._is_whole = True
-        self._identity = {
-            "format": "actlab",
-            "format_version": list(FORMAT_VERSION),
-            "incompat": [],
-            "run_id": uuid.uuid4().hex,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "writer": uuid.uuid4().hex,
-            "attempts": [0],
-            "axis": axis_to_attributes(axis),
-        }
+        self._is_ours = False
+        self._identity = beginning.identity | {"writer": uuid.uuid4().hex}
+        self._attempt = len(beginning.identity["attempts"]) - 1
         self._children: dict[str, dict[str, Any]] = {}
         self._next_children = 0.0
-
-    @property
-    def path(self) -> Path:
-        """Directory of the run."""
-        return self._directory.path
-
-    @property
-    def last_steps(self) -> dict[str, int]:
-        """Last step added of each split that has rows."""
-        return self._table.last_steps
 
     def add(self, rows: Iterable[Row]) -> None:
         """Take rows into memory; they are committed by the next `commit` that succeeds.
@@ -80,7 +59,8 @@ class Committer:
         """
         was_whole, self._is_whole = self._is_whole, False
         for row in rows:
-            self._table.add(row)
+            self._table.add(row, self._attempt)
+            self.last_steps[row.split] = row.step
         self._is_whole = was_whole
 
     def commit(self, attributes: Mapping[str, Any]) -> None:
@@ -100,16 +80,21 @@ class Committer:
         """
         if not self._is_whole:
             raise StoreError(f"{self.path}: a row was taken in part only, nothing more can be committed")
+        nodes = self._table.nodes()
+        if nodes.keys() - self._paths:  # made by this version of the format, unlike what was there
+            self._identity["format_version"] = list(FORMAT_VERSION)
         said = dict(attributes) | self._identity | self._table.attributes() | {"commit": self._commits + 1}
-        record = root_record(said, self._table.nodes())
+        record = root_record(said, nodes)
         self._check_writer()
         for name, data in self._table.files():
             self._directory.write(name, data)
         self._directory.sync()
         self._check_writer()
+        # A record may be seen although an error follows: the next one is another commit.
+        self._commits += 1
         self._directory.write(ROOT, record)
         self._directory.sync()
-        self._commits += 1
+        self._is_ours = True
 
     def write_children(self, *, closing: bool) -> None:
         """Bring the children's own zarr.json up to the root: the new ones, all at times and at the end.
@@ -133,6 +118,21 @@ class Committer:
         self._directory.release()
 
     def _check_writer(self) -> None:
-        """Make sure that the run still is this writer's, once there is a root record."""
-        if self._commits > 0:
+        """Make sure that the run still is this writer's, once it is."""
+        if self._is_ours:
             self._directory.check_writer(str(self._identity["writer"]))
+
+
+def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of attributes as JSON holds them.
+
+    Raises
+    ------
+    StoreError
+        If a value is not JSON.
+    """
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"attributes of a run must be JSON: {error}") from error
+    return copy

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 from actlab.store.row import Row
 
 __all__ = ["RowQueue"]
@@ -14,6 +16,8 @@ class RowQueue:
     ----------
     limit : int
         Bytes of all rows not yet committed; a single larger row is taken when nothing else is held.
+    gaps : mapping, optional
+        The gaps so far.
 
     Attributes
     ----------
@@ -23,8 +27,8 @@ class RowQueue:
         Bytes of all rows not yet committed, those already taken included.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.gaps: dict[str, list[list[int]]] = {}
+    def __init__(self, limit: int, gaps: Mapping[str, Sequence[Sequence[int]]] | None = None) -> None:
+        self.gaps = {split: [list(gap) for gap in spans] for split, spans in (gaps or {}).items()}
         self.held = 0
         self._limit = limit
         self._taken = 0
@@ -36,9 +40,13 @@ class RowQueue:
         """Whether the waiting rows fill a quarter of the bound."""
         return 4 * (self.held - self._taken) > self._limit
 
+    def has_room(self, row: Row) -> bool:
+        """Whether a row fits."""
+        return self.held == 0 or self.held + row.nbytes <= self._limit
+
     def put(self, row: Row) -> bool:
         """Take a row, if it fits."""
-        if self.held > 0 and self.held + row.nbytes > self._limit:
+        if not self.has_room(row):
             return False
         self.held += row.nbytes
         self._rows.append(row)
@@ -54,11 +62,13 @@ class RowQueue:
             gaps.append([row.step, row.step])
             self._open_gaps.add(row.split)
 
-    def take(self) -> list[Row]:
-        """Hand over all waiting rows; their bytes count until `release`."""
+    def take(self) -> Iterator[Row]:
+        """Hand over all waiting rows, one by one and for good; their bytes count until `release`."""
         rows, self._rows = self._rows, []
         self._taken = self.held
-        return rows
+        rows.reverse()
+        # Whoever turns them into something else must not find them still here.
+        return (rows.pop() for _ in range(len(rows)))
 
     def release(self) -> None:
         """All rows taken so far are on disk."""

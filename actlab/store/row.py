@@ -137,15 +137,36 @@ def row_checksum(row: Row, attempt: int = 0) -> int:
 
 
 class RowRules:
-    """What a row must be so that it can be written after those before it."""
+    """What a row must be so that it can be written after those before it.
 
-    def __init__(self, n_buckets: int) -> None:
+    Parameters
+    ----------
+    n_buckets : int
+        Buckets of the recording axis.
+    layers : tuple of LayerInfo
+        The table of layers so far.
+    steps : mapping of str to int
+        Split -> last step.
+    heads : mapping of str to tuple of int
+        Split -> units of the head's outputs, dims of their labels or 0 for none so far.
+    side : mapping of str to SideRules
+        Split -> what its side data must be.
+    """
+
+    def __init__(
+        self,
+        n_buckets: int,
+        layers: tuple[LayerInfo, ...] = (),
+        steps: Mapping[str, int] | None = None,
+        heads: Mapping[str, tuple[int, int]] | None = None,
+        side: Mapping[str, SideRules] | None = None,
+    ) -> None:
         self._n_buckets = n_buckets
-        self._layers: tuple[LayerInfo, ...] = ()
-        self._steps: dict[str, int] = {}
-        self._units: dict[str, int] = {}
-        self._label_dims: dict[str, int] = {}
-        self._side: dict[str, SideRules] = {}
+        self._layers = layers
+        self._steps = dict(steps or {})
+        self._units = {split: units for split, (units, _) in (heads or {}).items()}
+        self._label_dims = {split: dims for split, (_, dims) in (heads or {}).items() if dims > 0}
+        self._side = dict(side or {})
 
     def misplaced(self, row: Row) -> str | None:
         """Say why a row has no place of its own in the run, None if it has; remember the place."""
@@ -158,8 +179,7 @@ class RowRules:
 
     def broken(self, row: Row) -> str | None:
         """Say why a row does not fit the format, None if it does; remember its shapes."""
-        found = self._table(row) or self._raw(row)
-        if found is not None:
+        if (found := self._table(row)) is not None:
             return f"step {row.step} of {row.split!r}: {found}"
         self._layers = row.layers
         if row.head is not None:
@@ -169,10 +189,11 @@ class RowRules:
         return None
 
     def sound_side(self, row: Row) -> tuple[Row, str | None]:
-        """Return a row without the labels and side data that break the format, and what broke it first."""
+        """Return a row without the raw and side data that break the format, and what broke it first."""
         rules = self._side.setdefault(row.split, SideRules(self._n_buckets))
         names = {layer.name for layer in row.layers}
         found = {
+            "head": self._raw(row),
             "label": self._label(row),
             "channels": None if row.channels is None else rules.channels(row.channels, names),
             "head_counts": None if row.head_counts is None else rules.head_counts(row.head_counts),
@@ -184,7 +205,8 @@ class RowRules:
             return row, None
         sound = replace(
             row,
-            label=row.label if found["label"] is None else None,
+            head=row.head if found["head"] is None else None,
+            label=row.label if found["head"] is None and found["label"] is None else None,
             channels=row.channels if found["channels"] is None else None,
             samples={layer: kept for layer, kept in row.samples.items() if tried[layer] is None},
             head_counts=row.head_counts if found["head_counts"] is None else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "HeadCounts",
     "LabelMoments",
     "RawSamples",
+    "SideForms",
     "SideRules",
     "array_bytes",
     "as_bytes",
@@ -118,7 +119,7 @@ class LabelMoments:
 
 def array_bytes(block: ChannelStats | RawSamples | HeadCounts | LabelMoments) -> int:
     """Return the bytes of the arrays of a block, for the bound of the queue."""
-    values = [getattr(block, field.name) for field in fields(block)]
+    values = [getattr(block, each.name) for each in fields(block)]
     return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
 
 
@@ -158,16 +159,42 @@ def _variables(block: Any, variables: Collection[Any], size: int) -> Iterator[by
         yield as_bytes(getattr(block, variable.name)[:size], variable.dtype)
 
 
+@dataclass(frozen=True)
+class SideForms:
+    """The forms that the side data of a split have so far.
+
+    Parameters
+    ----------
+    channels : tuple of (str, int)
+        Layers that have channels, and how many each.
+    samples : dict
+        Layer -> dtype and shape of one raw sample.
+    label_shapes : dict
+        Layer -> shape of the labels of one raw sample.
+    head : (int, bool) or None
+        Units of the head that is counted, and whether they are pooled.
+    units : int or None
+        Units of the moments by label.
+    """
+
+    channels: tuple[tuple[str, int], ...] = ()
+    samples: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    label_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    head: tuple[int, bool] | None = None
+    units: int | None = None
+
+
 class SideRules:
     """What the side data of one split's rows must be so that they can be written after those before."""
 
-    def __init__(self, n_buckets: int) -> None:
+    def __init__(self, n_buckets: int, forms: SideForms | None = None) -> None:
+        forms = SideForms() if forms is None else forms
         self._n_buckets = n_buckets
-        self._channels: tuple[tuple[str, int], ...] = ()
-        self._samples: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self._label_shapes: dict[str, tuple[int, ...]] = {}
-        self._heads: tuple[int, bool] | None = None
-        self._units: int | None = None
+        self._channels = forms.channels
+        self._samples = dict(forms.samples)
+        self._label_shapes = dict(forms.label_shapes)
+        self._heads = forms.head
+        self._units = forms.units
 
     def channels(self, block: ChannelStats, layers: Collection[str]) -> str | None:
         """Say why the channels do not fit, None if they do; remember them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +37,8 @@ class SideTable:
 
     Parameters
     ----------
-    n_buckets : int
-        Buckets of the recording axis.
+    groups : mapping, optional
+        Those that the split has already.
 
     Attributes
     ----------
@@ -46,10 +46,13 @@ class SideTable:
         Path below the split -> group.
     """
 
-    def __init__(self, n_buckets: int) -> None:
-        self.groups: dict[str, ArrayGroup] = {}
-        self._n_buckets = n_buckets
-        self._names: dict[str, str] = {}
+    def __init__(self, groups: Mapping[str, ArrayGroup] | None = None) -> None:
+        self.groups: dict[str, ArrayGroup] = dict(groups or {})
+        self._names = {
+            group.attributes["layer"]: path.removeprefix(f"{SAMPLES_GROUP}/")
+            for path, group in self.groups.items()
+            if path.startswith(f"{SAMPLES_GROUP}/")
+        }
 
     def add(self, row: Row, attempt: int) -> None:
         """Append the side data of one row."""

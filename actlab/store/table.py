@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
 from actlab.schema import (
+    CHANNELS_GROUP,
     COUNTS,
     HEAD,
+    HEAD_GROUP,
     LABEL,
+    LABELS_GROUP,
     LAYER_COORDINATES,
     LOG_PREFIX,
     MOMENTS,
     RAW_GROUP,
     RAW_INDEX,
     ROWS,
+    SAMPLES_GROUP,
     LayerInfo,
     Variable,
 )
-from actlab.store.arrays import ArrayGroup, roomy
+from actlab.store.arrays import ArrayGroup, Read, roomy
 from actlab.store.layout import COORDINATES, RAW_COORDINATES
 from actlab.store.row import Row, row_checksum
 from actlab.store.side_table import SideTable
@@ -31,22 +35,48 @@ from actlab.store.side_table import SideTable
 __all__ = ["RunTable"]
 
 
+_GROUPS = (RAW_GROUP, CHANNELS_GROUP, SAMPLES_GROUP, HEAD_GROUP, LABELS_GROUP)
+
+
 class _SplitTable:
     """The groups of one split: its own, `raw`, and those of side data."""
 
-    def __init__(self, axis: FloatAxis, names: Sequence[str]) -> None:
+    def __init__(self, own: ArrayGroup, children: Mapping[str, ArrayGroup] | None = None) -> None:
         self.rows = 0
-        self.last_step = -1
         self.growth: list[list[int]] = []
+        self._own = own
+        side = dict(children or {})
+        self._raw = side.pop(RAW_GROUP, None)
+        self._side = SideTable(side)
+
+    @classmethod
+    def new(cls, axis: FloatAxis, names: Sequence[str]) -> Self:
+        """Return a split without rows."""
         # Room for layers that show up later, so that most runs never need a second column of chunks.
         sizes, widths = {"layer": 0, "bucket": axis.n_buckets}, {"layer": roomy(len(names))}
-        self._own = ArrayGroup({"coordinates": COORDINATES}, sizes, widths)
-        self._raw: ArrayGroup | None = None
-        self._side = SideTable(axis.n_buckets)
+        own = ArrayGroup({"coordinates": COORDINATES}, sizes, widths)
         for variable in (*ROWS, *MOMENTS, COUNTS, *LAYER_COORDINATES):
-            self._own.create(variable)
-        self._own.extend({"lower": axis.lower, "upper": axis.upper})
-        self.widen(names)
+            own.create(variable)
+        own.extend({"lower": axis.lower, "upper": axis.upper})
+        table = cls(own)
+        table.widen(names)
+        return table
+
+    @classmethod
+    def load(cls, split: str, attributes: Mapping[str, Any], nodes: Mapping[str, Any], read: Read) -> Self:
+        """Return a split as it was committed."""
+        paths = [
+            path.removeprefix(f"{split}/")
+            for path, node in nodes.items()
+            if path.startswith(f"{split}/") and node["node_type"] == "group"
+        ]
+        known = [path for path in paths if path in _GROUPS or path.startswith(f"{SAMPLES_GROUP}/")]
+        children = {path: ArrayGroup.load(f"{split}/{path}", nodes, read) for path in known}
+        table = cls(ArrayGroup.load(split, nodes, read), children)
+        table.rows = attributes["rows"][split]
+        growth = attributes.get("layer_growth", {}).get(split)
+        table.growth = list(growth or [[0, len(attributes["layers"])]])
+        return table
 
     def groups(self, split: str) -> dict[str, ArrayGroup]:
         """Return the groups by path below the root."""
@@ -73,9 +103,8 @@ class _SplitTable:
             self._own.create(Variable(name, ("step",), "float64", "NaN", description), self.rows)
         self._own.extend({name: np.asarray(value)[None] for name, value in values.items()})
         self.rows += 1
-        self.last_step = row.step
         for name, array in arrays.items():
-            if name.startswith(LOG_PREFIX) and name not in values:
+            if array.layout.dims[0] == "step" and name not in values:
                 array.extend_filled(1)
         if row.head is not None:
             self._add_raw(row, row.head, attempt)
@@ -106,31 +135,64 @@ class RunTable:
     ----------
     axis : FloatAxis
         The recording axis.
-    attempt : int
-        The attempt that is being recorded.
     """
 
-    def __init__(self, axis: FloatAxis, attempt: int = 0) -> None:
+    def __init__(self, axis: FloatAxis) -> None:
         self._axis = axis
-        self._attempt = attempt
         self._layers: tuple[LayerInfo, ...] = ()
         self._splits: dict[str, _SplitTable] = {}
+        self._others: dict[str, Any] = {}
 
-    @property
-    def last_steps(self) -> dict[str, int]:
-        """Last step of each split that has rows."""
-        return {split: table.last_step for split, table in self._splits.items()}
+    @classmethod
+    def load(
+        cls,
+        axis: FloatAxis,
+        layers: tuple[LayerInfo, ...],
+        attributes: Mapping[str, Any],
+        nodes: Mapping[str, dict[str, Any]],
+        read: Read,
+    ) -> Self:
+        """Return a run as it was committed.
 
-    def add(self, row: Row) -> None:
-        """Append one row; all splits always have the same layers."""
+        Parameters
+        ----------
+        axis : FloatAxis
+            The recording axis.
+        layers : tuple of LayerInfo
+            The table of layers.
+        attributes : mapping
+            The root attribute ``actlab``.
+        nodes : mapping
+            Path below the root -> metadata document of every group and array.
+        read : callable
+            Returns the files of the run.
+
+        Raises
+        ------
+        StoreError
+            If the last chunk of an array is missing or damaged, or an array can only be read.
+        OSError
+            If the disk refuses.
+        """
+        table = cls(axis)
+        table._layers = layers
+        for split in attributes["rows"]:
+            table._splits[split] = _SplitTable.load(split, attributes, nodes, read)
+        # What others have put beside the run's own groups stays as it is.
+        known = table.nodes()
+        table._others = {path: node for path, node in nodes.items() if path not in known}
+        return table
+
+    def add(self, row: Row, attempt: int = 0) -> None:
+        """Append one row of an attempt; all splits always have the same layers."""
         names = [layer.name for layer in row.layers]
         if len(names) > len(self._layers):
             for table in self._splits.values():
                 table.widen(names)
         self._layers = row.layers
         if row.split not in self._splits:
-            self._splits[row.split] = _SplitTable(self._axis, names)
-        self._splits[row.split].add(row, self._attempt)
+            self._splits[row.split] = _SplitTable.new(self._axis, names)
+        self._splits[row.split].add(row, attempt)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Yield path and bytes of every chunk to be written; one taken is not yielded again.
@@ -150,7 +212,7 @@ class RunTable:
         nodes: dict[str, dict[str, Any]] = {}
         for path, group in self._groups():
             nodes |= group.nodes(path)
-        return nodes
+        return nodes | self._others
 
     def _groups(self) -> Iterator[tuple[str, ArrayGroup]]:
         """Yield every group and its path below the root."""

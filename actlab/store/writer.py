@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import threading
-import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -15,14 +13,19 @@ from typing import Any, Literal
 
 from actlab.axis import FloatAxis
 from actlab.errors import StoreError
-from actlab.store.commit import Committer
+from actlab.store.beginning import begin, go_on
+from actlab.store.commit import Committer, json_values
+from actlab.store.files import choose_mode, letting_go, open_directory
+from actlab.store.news import News
 from actlab.store.queue import RowQueue
-from actlab.store.row import Row, RowRules, sound_logs
+from actlab.store.resuming import Resumed
+from actlab.store.row import Row, sound_logs
 
 __all__ = ["Row", "RunWriter"]
 
-# Seconds: first and longest pause after a failed write, patience of `close` with a failing disk.
-_FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE = 0.1, 30.0, 30.0
+# Seconds: first and longest pause after a failed write, patience of `close` with a failing disk, and of
+# `append` with a full queue.
+_FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE, _LONGEST_WAIT = 0.1, 30.0, 30.0, 60.0
 
 _open_writers: set[RunWriter] = set()
 
@@ -37,75 +40,103 @@ class RunWriter:
     Parameters
     ----------
     path : str or path-like
-        Directory of the run, ``~`` for the home directory; an empty run is committed there at once.
+        Directory of the run, ``~`` for the home directory, or the URL of an object store; an empty run
+        is committed there at once.
     axis : FloatAxis
         The recording axis.
     attributes : mapping
         JSON values that describe the run (model, head, versions, ...), shown in the root attribute
-        ``actlab``.
+        ``actlab``. A run that is gone on with keeps those it has.
     overwrite : bool
         Replace an existing run. Anything else that exists is refused even then.
+    resume : bool
+        Go on with an existing run, in a new attempt; without one begin a new run.
+    resume_step : int, optional
+        The `train_step` to go on from, which implies `resume`; what was recorded from there on is kept,
+        but dead. By default the number of training batches of the last commit.
     flush_every : float
         Seconds between two commits.
     queue_bytes : int
-        Bound of the rows not yet committed; beyond it whole rows are dropped and recorded as gaps.
+        Bound of the rows not yet committed.
     fsync : bool or "auto"
         Survive power loss, too; "auto" does so on a local disk.
-    on_error : {"warn", "raise"}
+    on_full : {"drop", "block"}
+        What `append` does beyond `queue_bytes`: drop the row and record the gap, or wait for room, for
+        at most 60 seconds between two commits, and then drop it.
+    on_error : {"warn", "raise", "stop"}
         What the next call does about a row, a log or side data that cannot be written, or a disk that
-        fails.
+        fails; "stop" warns, and ends the recording when the disk fails for the first time.
+
+    Attributes
+    ----------
+    path : str
+        Where the run is.
+    resumed : Resumed or None
+        Where the run stands that is gone on with; None for a new one.
 
     Raises
     ------
     StoreError
-        If the path holds something, is being written, or cannot be written.
+        If the path holds something, is being written, or cannot be written; if the run cannot be gone
+        on with, or there is none to go on with at a `resume_step` above 0.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the public signature; all but one are keywords
         self,
         path: str | os.PathLike[str],
         *,
         axis: FloatAxis,
         attributes: Mapping[str, Any],
         overwrite: bool = False,
+        resume: bool = False,
+        resume_step: int | None = None,
         flush_every: float = 1.0,
         queue_bytes: int = 256 << 20,
         fsync: bool | Literal["auto"] = "auto",
-        on_error: Literal["warn", "raise"] = "warn",
+        on_full: Literal["drop", "block"] = "drop",
+        on_error: Literal["warn", "raise", "stop"] = "warn",
     ) -> None:
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
+        if on_error not in ("warn", "raise", "stop"):
+            raise ValueError(f"on_error must be 'warn', 'raise' or 'stop', got {on_error!r}")
+        if on_full not in ("drop", "block"):
+            raise ValueError(f"on_full must be 'drop' or 'block', got {on_full!r}")
         if not flush_every >= 0:
             raise ValueError(f"flush_every must be a number of seconds, got {flush_every!r}")
-        self.attributes = _json_values(attributes)
+        mode = choose_mode(overwrite=overwrite, resume=resume, resume_step=resume_step)
+        given = json_values(attributes)
         self._flush_every = flush_every
-        self._on_error = on_error
+        self._waits, self._stops = on_full == "block", on_error == "stop"
+        directory = open_directory(path, mode, fsync)
+        with letting_go(directory):
+            beginning = go_on(directory, axis, given, resume_step) if mode == "resume" else begin(axis)
+        self.path = directory.path
+        self.resumed: Resumed | None = beginning.resumed
+        self.attributes = given | beginning.attributes
         # Guarded by `_wake`, shared with the thread.
         self._wake = threading.Condition()
-        self._rules = RowRules(axis.n_buckets)
-        self._queue = RowQueue(queue_bytes)
+        self._rules, self._layer_map = beginning.rules, beginning.layer_map
+        self._queue = RowQueue(queue_bytes, beginning.gaps)
+        self._steps = dict(beginning.steps)
         self._changes, self._saved = 1, 0
+        self._is_counted = False
         self._tries, self._failed_try = 0, 0
-        self._urgent = self._degraded = self._closing = self._stopped = False
-        self._last_steps: dict[str, int] = {}
-        self._news: dict[str, str] = {}
-        self._told: set[str] = set()
+        self._urgent = self._closing = self._stopped = False
+        self._trouble: str | None = None  # what is wrong with the disk
+        self._full_until: float | None = None
+        self._last_steps = dict(beginning.last_steps)
+        self._news = News(on_error)
         self._forked = False
         # From here on the thread's own.
-        self._committer = Committer(path, axis, overwrite=overwrite, fsync=fsync == "auto" or fsync)
-        self.path = self._committer.path
-        try:
+        self._committer = Committer(directory, beginning)
+        with letting_go(directory):
             self._commit(closing=False)
-        except OSError as error:
-            self._committer.release()
-            raise StoreError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         self._next_commit = 0.0  # the first row is committed as soon as it comes
-        self._thread = threading.Thread(target=self._work, name=f"actlab {self.path.name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"actlab {self.path}", daemon=True)
         self._thread.start()
         _open_writers.add(self)
 
     def append(self, row: Row) -> bool:
-        """Queue one row. Never blocks, never touches the disk.
+        """Queue one row. Never touches the disk, and waits only under ``on_full="block"``.
 
         Parameters
         ----------
@@ -127,15 +158,37 @@ class RunWriter:
         if self._forked:
             return False
         with self._wake:
+            if self._waits:
+                self._await_room(row)
             idle = self._changes == self._saved
             taken = self._take(row)
             self._changes += 1
-            if self._queue.crowded and not self._degraded:
+            if self._queue.crowded and self._trouble is None:
                 self._urgent = True
             if idle or self._urgent:
                 self._wake.notify_all()
-        self._speak()
+        self._news.speak()
         return taken
+
+    def count(self, split: str, steps: int) -> None:
+        """Tell how many batches of a split there were so far, with or without a row of their own.
+
+        Goes with the next commit of a row, `flush` or `close`, so that a run that is gone on with
+        counts on from there. Appended rows count themselves: call it after the row, if there is one.
+
+        Parameters
+        ----------
+        split : str
+            One of `schema.SPLITS`.
+        steps : int
+            Batches: the step of the last one, and one more.
+        """
+        if self._forked:
+            return
+        with self._wake:
+            if steps > self._steps.get(split, 0):
+                self._steps[split] = int(steps)
+                self._is_counted = True
 
     def update_attributes(self, **values: Any) -> None:
         """Merge JSON values into the root attribute ``actlab`` at the next commit.
@@ -145,7 +198,7 @@ class RunWriter:
         StoreError
             If a value is not JSON.
         """
-        checked = _json_values(values)
+        checked = json_values(values)
         if self._forked:
             return
         with self._wake:
@@ -177,6 +230,8 @@ class RunWriter:
         if self._forked:
             return {}
         with self._wake:
+            if self._is_counted:
+                self._changes += 1
             target, begun = self._changes, self._tries
             if self._saved < target and not self._stopped:
                 self._urgent = True
@@ -185,7 +240,7 @@ class RunWriter:
                     lambda: self._saved >= target or self._failed_try > begun or self._stopped, timeout
                 )
             committed = dict(self._last_steps)
-        self._speak()
+        self._news.speak()
         return committed
 
     def close(self) -> None:
@@ -208,50 +263,52 @@ class RunWriter:
         self._thread.join()
         self._committer.release()
         _open_writers.discard(self)
-        self._speak()
+        self._news.speak()
+
+    def _await_room(self, row: Row) -> None:
+        """Wait until a row fits, but not for ever: a disk that does not recover is not waited for again."""
+        if self._queue.has_room(row):
+            return
+        if self._full_until is None:
+            self._full_until = monotonic() + _LONGEST_WAIT
+        if self._trouble is None:
+            self._urgent = True
+            self._wake.notify_all()
+        self._wake.wait_for(
+            lambda: self._queue.has_room(row) or self._closing or self._stopped,
+            max(0.0, self._full_until - monotonic()),
+        )
 
     def _take(self, row: Row) -> bool:
         """Queue a row, or drop it and say why."""
         if self._closing or self._stopped:
-            if "stopped" not in self._news:  # which says it all
-                self._tell("closed", f"{self.path}: recording has ended, step {row.step} is dropped")
+            self._news.tell("closed", f"{self.path}: recording has ended, step {row.step} is dropped")
             return False
+        if self._layer_map is not None:
+            row = self._layer_map.apply(row)
         if (problem := self._rules.misplaced(row)) is not None:
-            self._tell("row", f"{self.path}: row dropped: {problem}")
+            self._news.tell("row", f"{self.path}: row dropped: {problem}")
             return False
+        self._steps[row.split] = max(self._steps.get(row.split, 0), int(row.step) + 1)
         logs, problem = sound_logs(row)
         if problem is not None:
-            self._tell("log", f"{self.path}: log dropped: {problem}")
+            self._news.tell("log", f"{self.path}: log dropped: {problem}")
             row = replace(row, logs=logs)
         row, problem = self._rules.sound_side(row)
         if problem is not None:
-            self._tell("side", f"{self.path}: labels or side data dropped: {problem}")
+            self._news.tell("side", f"{self.path}: raw or side data dropped: {problem}")
         if (problem := self._rules.broken(row)) is not None:
-            self._tell("row", f"{self.path}: row dropped: {problem}")
+            self._news.tell("row", f"{self.path}: row dropped: {problem}")
         elif self._queue.put(row):
             return True
+        elif self._trouble is not None:
+            self._news.tell("disk", self._trouble)
         else:
-            self._tell("full", f"{self.path}: the disk is too slow, rows are dropped (see the run's gaps)")
+            self._news.tell(
+                "full", f"{self.path}: the disk is too slow, rows are dropped (see the run's gaps)"
+            )
         self._queue.drop(row)
         return False
-
-    def _tell(self, kind: str, message: str) -> None:
-        """Keep a message for the next call from the training, once of each kind."""
-        if kind not in self._told or self._on_error == "raise":
-            self._told.add(kind)
-            self._news[kind] = message
-
-    def _speak(self) -> None:
-        """Warn or raise on the caller's thread, where it can be seen and caught."""
-        if not self._news:
-            return
-        with self._wake:
-            messages = list(self._news.values())
-            self._news.clear()
-        if self._on_error == "raise":
-            raise StoreError("; ".join(messages))
-        for message in messages:
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def _work(self) -> None:
         """Be the thread: commit until the run is closed or lost."""
@@ -279,6 +336,10 @@ class RunWriter:
                 return
             except OSError as error:
                 reason = error.strerror or str(error)
+                if self._stops:
+                    self._news.silence("closed")  # once is enough
+                    self._fail(f"{self.path}: cannot write ({reason}); recording has stopped, {self._kept()}")
+                    return
                 if monotonic() >= give_up:
                     self._fail(f"{self.path}: cannot write ({reason}); {self._kept()}")
                     return
@@ -306,10 +367,11 @@ class RunWriter:
     def _degrade(self, reason: str, pause: float) -> None:
         """Note a failed commit: everything is kept and tried again."""
         with self._wake:
-            self._degraded = True
+            kept = "rows are kept and tried again, as far as there is room (see the run's gaps)"
+            self._trouble = f"{self.path}: cannot write ({reason}); {kept}"
             self._failed_try = self._tries
             self._next_commit = monotonic() + pause
-            self._tell("disk", f"{self.path}: cannot write ({reason}); rows are kept and tried again")
+            self._news.tell("disk", self._trouble)
             self._wake.notify_all()
 
     def _kept(self) -> str:
@@ -321,7 +383,7 @@ class RunWriter:
         """Note that nothing more can be written."""
         with self._wake:
             self._stopped = True
-            self._tell("stopped", message)
+            self._news.tell("stopped", message)
 
     def _commit(self, *, closing: bool) -> None:
         """Commit what is queued and tell the training side."""
@@ -329,17 +391,18 @@ class RunWriter:
             self._tries += 1
             changes, rows = self._changes, self._queue.take()
             gaps = {split: [list(gap) for gap in gaps] for split, gaps in self._queue.gaps.items()}
-            attributes = self.attributes | {"gaps": gaps, "closed": closing}
+            attributes = self.attributes | {"gaps": gaps, "steps": dict(self._steps), "closed": closing}
+            self._is_counted = False
         self._committer.add(rows)
         self._committer.commit(attributes)
         with self._wake:
             self._saved = changes
             self._queue.release()
-            self._last_steps = self._committer.last_steps
+            self._last_steps = dict(self._committer.last_steps)
+            self._full_until = None
             self._next_commit = monotonic() + self._flush_every
-            self._degraded = False
-            self._told.discard("disk")
-            self._news.pop("disk", None)
+            self._trouble = None
+            self._news.forget("disk")
             self._wake.notify_all()
         # The commit holds already, so an error here can wait for the next one.
         with suppress(OSError):
@@ -349,15 +412,6 @@ class RunWriter:
         """Become a no-op in a forked child: the run, its thread and its lock are the parent's."""
         self._forked = True
         self._committer.release()
-
-
-def _json_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the values as JSON holds them."""
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"attributes of a run must be JSON: {error}") from error
-    return copy
 
 
 def _close_all() -> None:

@@ -159,7 +159,7 @@ def add_side(small_axis):
 def stored_side():
     """Return a function that adds to a row what plain xarray finds of its side data in a tree."""
 
-    def find(row, tree):
+    def find(row, tree, attempt=0):
         node = tree[row.split]
         found = {"samples": {}}
         makers = {
@@ -176,14 +176,16 @@ def stored_side():
         for kind, name in names.items():
             if name in node.children:
                 data = node[name].to_dataset(inherit=False)
-                place = np.flatnonzero(data["row_step"].values == row.step)
+                is_mine = (data["row_step"].values == row.step) & (data["row_attempt"].values == attempt)
+                place = np.flatnonzero(is_mine)
                 if place.size:
                     assert place.size == 1
                     found[kind] = makers[kind](*(data[each].values[place[0]] for each in variables[kind]))
         groups = node["samples"].children.values() if "samples" in node.children else ()
         for group in groups:
             data = group.to_dataset(inherit=False)
-            data = data.isel(sample=data["sample_step"].values == row.step)
+            is_mine = (data["sample_step"].values == row.step) & (data["attempt"].values == attempt)
+            data = data.isel(sample=is_mine)
             if data.sizes["sample"]:
                 label = data["label"].values if "label" in data else None
                 found["samples"][group.attrs["layer"]] = RawSamples(
@@ -192,3 +194,36 @@ def stored_side():
         return replace(row, **found)
 
     return find
+
+
+# Runs with all that a row can have.
+
+
+@pytest.fixture
+def later(make_row):
+    """Return a function that makes a row of a training that evaluates after every third batch."""
+
+    def make(step, split="train", **form):
+        train_step = step if split == "train" else 3 * (step + 1)
+        return replace(make_row(step, split, **form), time=1.7e9 + train_step, train_step=train_step)
+
+    return make
+
+
+@pytest.fixture
+def record(start, later, add_side):
+    """Return a function that records rows of two splits with all side data while layers come in."""
+
+    def run(rows=12, close=True):
+        writer = start()
+        for step in range(rows):
+            layers = 3 if step < rows // 2 else 5
+            writer.append(add_side(later(step, layers=layers)))
+            if step % 3 == 2:
+                writer.append(later(step // 3, "valid", layers=layers))
+        writer.flush()
+        if close:
+            writer.close()
+        return writer
+
+    return run

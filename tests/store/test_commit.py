@@ -8,7 +8,9 @@ import pytest
 
 from actlab.errors import StoreError
 from actlab.store import arrays
+from actlab.store.beginning import begin
 from actlab.store.commit import Committer
+from actlab.store.files import RunDirectory
 
 # Three commits: a new run, then a partial chunk again, then new layers, a late log and a second split.
 PLAN = (
@@ -35,7 +37,7 @@ def committed(steps, number):
 
 def prepare(path, axis, steps, number):
     """Make a run with the first commits done and the rows of the next one added."""
-    committer = Committer(path, axis, overwrite=False, fsync=True)
+    committer = Committer(RunDirectory(path, mode="new", fsync=True), begin(axis))
     committer.commit({})
     for rows in steps[:number]:
         committer.add(rows)
@@ -130,7 +132,7 @@ def test_children_alone_show_the_closed_run(tmp_path, small_axis, steps, fingerp
 
 
 def test_a_row_taken_in_part_is_never_committed(tmp_path, small_axis, make_row, monkeypatch):
-    committer = Committer(tmp_path / "run", small_axis, overwrite=False, fsync=False)
+    committer = Committer(RunDirectory(tmp_path / "run", mode="new", fsync=False), begin(small_axis))
     committer.add([make_row(0)])
     committer.commit({})
     before = (tmp_path / "run" / "zarr.json").read_bytes()

@@ -74,10 +74,6 @@ class TestRules:
             ({"counts": np.zeros((2, 16), np.uint32)}, r"counts are uint32 \(2, 16\), .* \(3, 16\)"),
             ({"counts": np.full((3, 16), 2**32, np.uint64)}, "a count of 4294967296 exceeds 4294967295"),
             ({"std": np.zeros(4)}, r"std has shape \(4,\), expected \(3,\)"),
-            ({"head": np.zeros((2, 2))}, "head is float64"),
-            ({"head": np.zeros(2, np.float32)}, r"expected float32 \[sample, unit\]"),
-            ({"head": np.zeros((2, 3), np.float32), "label": None}, "head has 3 units, expected 2"),
-            ({"head": np.zeros((2, 0), np.float32)}, "head has 0 units"),
             ({"layers": (LayerInfo("layer0"), LayerInfo("other"), LayerInfo("layer2"))}, "may only grow"),
             ({"layers": (LayerInfo("layer0"),)}, "may only grow"),
         ],
@@ -91,6 +87,25 @@ class TestRules:
         assert "\n" not in found
         assert re.search(reason, found)
         assert rules.broken(make_row(2)) is None
+
+    @pytest.mark.parametrize(
+        ("head", "reason"),
+        [
+            (np.zeros((2, 2)), "head is float64"),
+            (np.zeros(2, np.float32), r"expected float32 \[sample, unit\]"),
+            (np.zeros((2, 3), np.float32), "head has 3 units, expected 2"),
+            (np.zeros((2, 0), np.float32), "head has 0 units"),
+        ],
+    )
+    def test_outputs_that_break_the_format_cost_only_themselves(self, head, reason, make_row, small_axis):
+        rules = RowRules(small_axis.n_buckets)
+        assert rules.broken(make_row(0)) is None
+        row, problem = rules.sound_side(replace(make_row(1), head=head))
+        assert (row.head, row.label) == (None, None)
+        assert problem.startswith("step 1 of 'train': ")
+        assert re.search(reason, problem)
+        assert rules.broken(row) is None
+        assert rules.sound_side(make_row(2))[1] is None
 
     @pytest.mark.parametrize(
         ("label", "reason"),

@@ -44,7 +44,7 @@ class TestCommits:
         tree = xr.open_datatree(path, engine="zarr")
         assert not tree.children
         said = tree.attrs["actlab"]
-        assert (said["format"], said["format_version"], said["model"]) == ("actlab", [1, 1], "Net")
+        assert (said["format"], said["format_version"], said["model"]) == ("actlab", [1, 2], "Net")
         assert (said["rows"], said["gaps"], said["closed"], said["commit"]) == ({}, {}, False, 1)
 
     def test_rows_are_committed_without_being_asked(self, start, path, make_row):
