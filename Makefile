@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench torture
 
 demo: $(READY)  ## train, record, and draw reports/mnist_3_vs_7.html
 	$(BIN)/python recipes/mnist_3_vs_7/train.py
@@ -24,9 +24,12 @@ lint: $(READY)  ## style, types, and which module may import which
 bench: $(READY)  ## measure what recording costs
 	$(BIN)/python benchmarks/overhead.py
 
+torture: $(READY)  ## kill, starve and corrupt the store for about 25 minutes; counts go to docs/reliability.md
+	$(BIN)/python -m tests.torture
+
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once, some minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
-	@$(PIP) --editable '.[torch,demo,dev]'
+	@$(PIP) --editable '.[torch,s3,demo,dev]'
 	@touch $@

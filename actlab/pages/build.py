@@ -25,6 +25,7 @@ from actlab.pages.html import Page, render
 from actlab.pages.sections import Material
 from actlab.recipe import Recipe, dump_recipe, load_recipe, merge, validated
 from actlab.run import Run, open_run
+from actlab.store.urls import name_of
 
 __all__ = ["report"]
 
@@ -165,7 +166,7 @@ def _as_run(wish: Recipe, run: Run, axis: LinearAxis, options: Mapping[str, Base
     """Return the recipe with nothing left to decide but which layers and epochs there are."""
     return merge(
         wish,
-        title=wish.title or Path(run.path).stem,
+        title=wish.title or _title(run),
         h_min=axis.h_min,
         h_max=axis.h_max,
         n_bins=axis.n_bins,
@@ -239,7 +240,7 @@ def _command(run: Run, recipe: Recipe) -> str:
     """Return the command that draws this page again, without its output."""
     words = ["actlab", "report", run.path]
     plain = Recipe().charts | {name: model().model_dump() for name, model in _CHARTS.items()}
-    if recipe.notes or recipe.title != Path(run.path).stem or recipe.charts != plain:
+    if recipe.notes or recipe.title != _title(run) or recipe.charts != plain:
         words += ["--recipe", "report.toml"]
     words += ["--h-min", f"{recipe.h_min!r}", "--h-max", f"{recipe.h_max!r}", "--n-bins", str(recipe.n_bins)]
     if recipe.layers is not None:
@@ -247,6 +248,11 @@ def _command(run: Run, recipe: Recipe) -> str:
     if recipe.epochs is not None:
         words += [f"--epochs={','.join(map(str, recipe.epochs))}"]
     return shlex.join(words)
+
+
+def _title(run: Run) -> str:
+    """Return the name of a run without its ending, which a page has if no recipe names it."""
+    return Path(name_of(run.path)).stem
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -342,7 +341,7 @@ def provenance(material: Material, command: str, recipe: str, versions: Mapping[
         f"{name} {version}" for name, version in sorted(attributes.get("versions", {}).items())
     )
     facts = [
-        ("Run", PurePath(run.path).as_posix()),
+        ("Run", run.path),
         ("Run id", str(attributes.get("run_id", NONE))),
         ("Created", str(attributes.get("created", NONE))),
         ("Recorded with", recorded or NONE),

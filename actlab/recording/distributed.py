@@ -18,6 +18,7 @@ from torch import distributed
 
 from actlab.errors import StoreError
 from actlab.store.merging import rank_path
+from actlab.store.urls import name_of, with_name
 
 __all__ = ["Place", "count_recorder", "explain", "find_place"]
 
@@ -54,9 +55,9 @@ class Place:
         """The root attribute `ranks` of this rank's store."""
         return {"rank": self.rank, "world_size": self.world_size, "job": self.job}
 
-    def path(self, path: str | PathLike[str]) -> Path:
-        """Return where this rank writes a run of its own."""
-        return rank_path(Path(path), self.rank)
+    def path(self, path: str | PathLike[str]) -> str:
+        """Return where this rank writes a run of its own: a path or URL beside that of rank 0."""
+        return with_name(path, rank_path(Path(name_of(path)), self.rank).name)
 
 
 def find_place(path: str | PathLike[str]) -> Place | None:
