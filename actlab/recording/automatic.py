@@ -37,8 +37,10 @@ class AutomaticRecorder(Recorder):
         self._model = model
         # Opened before the first hook that counts, completed after the last.
         self._session.capture.surround(model, _weak(self._before), _weak(self._after))
-        self._epoch = -1
-        self._was_training = False
+        last_split, self._epoch = self._progress.last or (None, -1)
+        self._was_training = last_split == "train"
+        if self._session.writer.attributes.get("epochs") != self._epochs:  # of a run that goes on
+            self._session.writer.update_attributes(epochs=self._epochs)
         self._next_labels: object = None
         self._given_split: str | None = None
         self._split_mode: bool | None = None  # model.training at the forwards since `split` spoke
@@ -102,6 +104,7 @@ class AutomaticRecorder(Recorder):
         with self._guard("forward"):
             self._begin(*self._place(), labels)
         self._session.lost += not self._is_open
+        self._end_if_failed()
 
     def _after(self, _: Seen) -> None:
         """Complete the batch of this forward."""

@@ -20,15 +20,21 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Keep failures out of the training loop: warn of each kind once, or raise if that is asked for.
+    """Keep failures out of the training loop: warn of each kind once, or as it is asked for.
 
     Parameters
     ----------
-    on_error : {"warn", "raise"}
-        What to do about a failure.
+    on_error : {"warn", "raise", "stop"}
+        What to do about a failure: "stop" warns of the first one, after which nothing is said any more.
+
+    Attributes
+    ----------
+    is_stopped : bool
+        Whether there was a failure that ends the recording.
     """
 
-    def __init__(self, on_error: Literal["warn", "raise"]) -> None:
+    def __init__(self, on_error: Literal["warn", "raise", "stop"]) -> None:
+        self.is_stopped = False
         self._on_error = on_error
         self._told: set[str] = set()
         self._failures: set[tuple[str, type[Exception]]] = set()
@@ -45,7 +51,7 @@ class Guard:
 
     def warn(self, topic: str, message: str) -> None:
         """Warn once per topic; where warnings are errors, a log entry keeps the training alive."""
-        if topic in self._told:
+        if topic in self._told or self.is_stopped:
             return
         self._told.add(topic)
         try:
@@ -64,7 +70,9 @@ class Guard:
             self.warn("further failures", f"more than {_MAX_FAILURES} kinds of failure; no more are shown")
             return
         self._failures.add(kind)
+        cost = "recording ends" if self._on_error == "stop" else cost
         self.warn(f"failure: {kind}", f"{what} failed, {cost}: {type(error).__name__}: {error}")
+        self.is_stopped = self._on_error == "stop"
 
 
 def _user_level() -> int:

@@ -93,6 +93,11 @@ class Head:
         """Whether it is counted instead of kept, its labels with it."""
         return self._large is not None
 
+    def go_on(self, unit_dim: int, *, is_large: bool) -> None:
+        """Keep what the run keeps that goes on, whatever the first batch is like."""
+        self._is_decided, self.unit_dim = True, unit_dim
+        self._large = LargeHead(self._axis, unit_dim) if is_large and self._keep else None
+
     def begin(self, labels: torch.Tensor | None) -> None:
         """Take the labels of the batch that begins, or None."""
         self._labels = labels

@@ -6,8 +6,9 @@ import operator
 import platform
 from bisect import bisect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from actlab.recording.samples import Samples
 from actlab.recording.sites import find_sites, select
 from actlab.recording.tally import Tallies
 
-__all__ = ["Schedule", "as_epoch", "describe", "make_keepers", "make_plan"]
+__all__ = ["Schedule", "Storage", "as_epoch", "describe", "make_keepers", "make_plan"]
 
 _RAW_DTYPES = ("float16", "float32", "float64")
 
@@ -57,6 +58,50 @@ class Schedule:
         """Say whether a step is recorded."""
         part = bisect(self._starts, step) - 1
         return (step - self._starts[part]) % self._every[part] == 0
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a run is kept; the arguments of `Recorder` of these names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of them is wrong.
+    """
+
+    overwrite: bool
+    resume: bool
+    resume_step: int | None
+    flush_every: float
+    fsync: bool | Literal["auto"]
+    on_full: Literal["drop", "block"]
+    on_error: Literal["warn", "raise", "stop"]
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.on_error not in ("warn", "raise", "stop"):
+            raise ValueError(f"on_error must be 'warn', 'raise' or 'stop', got {self.on_error!r}")
+        if self.on_full not in ("drop", "block"):
+            raise ValueError(f"on_full must be 'drop' or 'block', got {self.on_full!r}")
+        if self.fsync not in (True, False, "auto"):
+            raise ValueError(f"fsync must be True, False or 'auto', got {self.fsync!r}")
+        if not self.flush_every >= 0:
+            raise ValueError(f"flush_every must be a number of seconds, got {self.flush_every!r}")
+        if self.resume_step is not None and not _is_whole(self.resume_step):
+            raise ValueError(f"resume_step must be a number of training batches, got {self.resume_step!r}")
+        if self.overwrite and self.resumes:
+            raise ValueError("overwrite replaces a run and resume goes on with it: give one of them")
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an existing run goes on."""
+        return self.resume or self.resume_step is not None
+
+    @property
+    def writer_on_error(self) -> Literal["warn", "raise"]:
+        """What a writer does about its failures: those that end a recording, the recorder must hear of."""
+        return "warn" if self.on_error == "warn" else "raise"
 
 
 def as_epoch(label: object) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import operator
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import nn
@@ -18,17 +17,19 @@ from torch import nn
 from actlab.axis import FloatAxis
 from actlab.errors import SelectionError, nearest
 from actlab.recording.capture import Capture
-from actlab.recording.delivery import Deferred, Delivery, to_number
+from actlab.recording.completion import Completion
+from actlab.recording.delivery import to_number
 from actlab.recording.guard import Guard
 from actlab.recording.labels import as_tensor
-from actlab.recording.options import Schedule, as_epoch, describe, make_keepers, make_plan
+from actlab.recording.options import Schedule, Storage, as_epoch, describe, make_keepers, make_plan
 from actlab.recording.session import Batch, Session, abandon
 from actlab.recording.writers import open_writer
 from actlab.schema import LOG_NAME, SPLITS
 
-__all__ = ["Recorder"]
+if TYPE_CHECKING:
+    import threading
 
-_NO_EPOCH = -2
+__all__ = ["Recorder"]
 
 # A last row waits for `log` until it is sealed: a script that ends without `close` keeps it.
 _unclosed: weakref.WeakSet[Recorder] = weakref.WeakSet()
@@ -82,19 +83,30 @@ class Recorder:
         In distributed training, merge the rows of all ranks while they are recorded, into one run that
         rank 0 writes. By default each rank writes a run of its own, rank 1 `NAME.rank1.zarr`, and
         `open_run` merges them.
-    on_error : {"warn", "raise"}
-        What a failure of actlab's own does inside the training loop.
+    on_error : {"warn", "raise", "stop"}
+        What a failure of actlab's own does inside the training loop: warn of each kind once and go on,
+        raise, or warn once and end the recording, which leaves a run that is closed.
     overwrite : bool
         Replace an existing run.
+    resume : bool
+        Go on with an existing run where its last commit ends; start a new one where there is none.
+    resume_step : int, optional
+        Go on with an existing run after so many training batches, those that the loaded checkpoint has
+        seen: what was recorded after them is not shown any more, yet kept. 0 may start a new run.
     flush_every : float
         Seconds between commits; so much may be lost in a crash.
+    fsync : bool or "auto"
+        Survive the loss of power, too; "auto" does so on a local disk.
+    on_full : {"drop", "block"}
+        What happens to a row where the disk is too slow: it is left out, as a recorded gap, or the
+        training waits.
 
     Raises
     ------
     SelectionError
         If a pattern or the head matches nothing in the model.
     StoreError
-        If the path exists and may not be replaced, or cannot be written.
+        If the path exists and may not be replaced, the run cannot be gone on with, or not be written.
     TypeError, ValueError
         If another argument is wrong. Nothing has been written or hooked in any of these cases.
     """
@@ -117,25 +129,23 @@ class Recorder:
         calls: Literal["sum", "separate"] = "sum",
         functional: bool = False,
         reduce: bool = False,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: Literal["warn", "raise", "stop"] = "warn",
         overwrite: bool = False,
+        resume: bool = False,
+        resume_step: int | None = None,
         flush_every: float = 1.0,
+        fsync: bool | Literal["auto"] = "auto",
+        on_full: Literal["drop", "block"] = "drop",
     ) -> None:
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
+        storage = Storage(overwrite, resume, resume_step, flush_every, fsync, on_full, on_error)
         heads = [] if head is None else [head] if isinstance(head, str) else list(head)
         self._schedule = Schedule(every)
         plan = make_plan(model, layers, kinds, heads, calls, functional=functional)
         keepers = make_keepers(plan, axis, heads, raw, raw_dtype, raw_samples)
         self._guard = Guard(on_error)
-        self._head, self._channels = keepers.head, keepers.channels
-        self._told_head: tuple[str | None, int | None] | None = None
-        self._n_skipped = 0
-        self._steps = dict.fromkeys(SPLITS, 0)
-        self._rows = dict.fromkeys(SPLITS, 0)
-        self._places = dict.fromkeys(SPLITS, (_NO_EPOCH, 0))
-        self._is_open = False
-        self._is_closed = False
+        self._channels = keepers.channels
+        self._is_open = self._is_closed = self._is_flushed = False
+        self._ending: threading.Thread | None = None
         self._pauses = self._detachments = 0
         capture = Capture(plan, keepers, self._guard)
         with self._guard("warm-up", "the first batch takes longer"):
@@ -147,14 +157,17 @@ class Recorder:
                 axis=axis,
                 attributes=describe(plan) | {"epochs": self._epochs},
                 reduce=reduce,
-                overwrite=overwrite,
-                flush_every=flush_every,
-                on_error=on_error,
+                storage=storage,
             )
         except BaseException:
             capture.detach()
             raise
         self._session = Session(capture, writer, self._guard)
+        self._progress = self._session.progress
+        self._completion = Completion(self._session, keepers.head)
+        if writer.resumed is not None:
+            self._session.resume(writer.resumed)
+            self._completion.resume(writer.resumed.head, writer.attributes)
         self._dropped = weakref.finalize(self, abandon, self._session)
         self._dropped.atexit = False  # `_close_all` is first, and needs no thread
         _unclosed.add(self)
@@ -189,11 +202,12 @@ class Recorder:
             self._finish()
         else:
             self._session.lost += 1
+            self._end_if_failed()
 
     def log(self, **values: float | torch.Tensor) -> None:
         """Add scalars to the row of the current or latest batch, such as ``loss=loss.detach()``.
 
-        Ignored where that batch is not recorded.
+        Ignored where that batch is not recorded. `flush` seals its row: log first.
 
         Parameters
         ----------
@@ -201,6 +215,8 @@ class Recorder:
             One number each, by a name of at most 120 ASCII letters, digits and ``_ . -``.
         """
         if (batch := self._session.batch) is None:
+            if self._is_flushed:
+                self._guard.warn("log", "what is logged after flush belongs to no row: log first, then flush")
             return
         for name, value in values.items():
             with self._guard(f"log({name!r})"):
@@ -209,7 +225,10 @@ class Recorder:
                 batch.logs[name] = to_number(value)
 
     def flush(self) -> dict[str, int]:
-        """Commit all sealed rows; a row is sealed by the next batch or `close`.
+        """Commit all rows, that of the latest batch too: call it before a checkpoint is saved.
+
+        A checkpoint then never refers to steps that a crash can take, and `resume_step` goes on from
+        it exactly. Within a batch, the rows before it are committed.
 
         Returns
         -------
@@ -218,8 +237,11 @@ class Recorder:
         """
         committed: dict[str, int] = {}
         with self._guard("flush"):
-            self._session.hand_over(wait=True)
-            committed.update(self._session.writer.flush())
+            if not self._is_open and self._session.batch is not None:
+                self._is_flushed = self._session.batch.is_recorded
+                self._session.seal()
+            committed.update(self._session.flush())
+        self._end_if_failed()
         return committed
 
     @contextmanager
@@ -252,14 +274,11 @@ class Recorder:
 
     def close(self) -> None:
         """Remove all hooks, seal the last row, commit everything; more calls do nothing."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._dropped.detach()
-        _unclosed.discard(self)
-        if self._is_open:
-            self._discard()
-        self._session.close()
+        if self._ending is not None:
+            self._ending.join()
+        if not self._is_closed:
+            self._leave()
+            self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -272,24 +291,40 @@ class Recorder:
     ) -> None:
         self.close()
 
+    def _leave(self) -> None:
+        """Be closed for the training; the session is not yet."""
+        self._is_closed = True
+        self._dropped.detach()
+        _unclosed.discard(self)
+        if self._is_open:
+            self._discard()
+
+    def _end_if_failed(self) -> None:
+        """End the recording after a failure, where that is asked for; the training waits for nothing."""
+        if self._guard.is_stopped and not self._is_closed:
+            self._leave()
+            self._ending = abandon(self._session)
+
     def _begin(self, split: str, epoch: int, labels: object) -> None:
         """Open the next batch of a split, sealing the row of the last one."""
         if self._is_closed or self._is_open:
             raise ValueError("the recorder is closed" if self._is_closed else "a batch inside a batch")
         self._session.seal()
+        self._is_flushed = False
         if split not in SPLITS:
             raise SelectionError(f"unknown split {split!r}; {nearest(str(split), SPLITS)}")
         known: torch.Tensor | None = None
         with self._guard("labels", "only the labels of this batch are left out"):
             known = as_tensor(labels)
-        step, (last_epoch, number) = self._steps[split], self._places[split]
         epoch = as_epoch(epoch)
+        self._session.turn_to(split)
+        step, (last_epoch, number) = self._progress.steps[split], self._progress.places[split]
         batch = self._session.batch = Batch(
             split=split,
             step=step,
             epoch=epoch,
             number=number if epoch == last_epoch else 0,
-            train_step=self._steps["train"],
+            train_step=self._progress.steps["train"],
             labels=known,
             is_recorded=self._schedule.has(step) and not self._pauses,
         )
@@ -299,8 +334,8 @@ class Recorder:
                 if epoch != last_epoch:
                     self._session.capture.look_for_replaced()
                 self._session.capture.begin(known)
-                self._channels.begin(split, self._rows[split], epoch)
-                self._rows[split] += 1
+                self._channels.begin(split, self._progress.rows[split], epoch)
+                self._progress.rows[split] += 1
             self._listen()
         except BaseException:
             self._discard()
@@ -319,7 +354,7 @@ class Recorder:
         """Forget the open batch: it makes no row and no step, but keeps its number, so that ranks agree."""
         batch, self._session.batch, self._is_open = self._session.batch, None, False
         if batch is not None:
-            self._places[batch.split] = (batch.epoch, batch.number + 1)
+            self._progress.places[batch.split] = (batch.epoch, batch.number + 1)
         self._session.capture.end()
         self._session.capture.clear()
 
@@ -329,51 +364,16 @@ class Recorder:
         self._session.capture.end()
         if batch is None:
             return
-        self._steps[batch.split] += 1
-        self._places[batch.split] = (batch.epoch, batch.number + 1)
+        self._progress.complete(batch.split, batch.epoch, batch.number)
         if batch.is_recorded:
             batch.time = time.time()
             with self._guard("row"):
                 batch.totals = self._session.capture.take()
             self._session.lost += batch.totals is None
-            self._take_rest(batch)
-
-    def _take_rest(self, batch: Batch) -> None:
-        """Add what else was kept of a completed batch beside the counts."""
-        labels, batch.labels = batch.labels, None
-        if batch.totals is None:
-            return
-        with self._guard("raw outputs", "this batch has its counts only"):
-            self._take_head(batch, labels)
-        with self._guard("channels", "this batch has none"):
-            batch.channels = self._session.capture.take_channels()
-        with self._guard("samples", "this batch has none"):
-            batch.samples = self._session.capture.take_samples(labels)
-        self._tell_skipped()
-        if batch.is_ready():  # as on a CPU always: what is wrong is said where it happened
-            with self._guard("row"):
-                batch.resolve(self._guard)
-
-    def _take_head(self, batch: Batch, labels: torch.Tensor | None) -> None:
-        """Add what was kept of the head and the labels; tell the run which layer it is."""
-        name, batch.head = self._session.capture.take_head()
-        if self._head.key is not None and self._told_head != (news := (name, self._head.unit_dim)):
-            self._told_head = news
-            self._session.writer.update_attributes(head=name, head_unit_dim=self._head.unit_dim)
-        batch.unit_dim = self._head.unit_dim
-        with self._guard("labels", "only the labels of this batch are left out"):
-            self._head.check_labels()
-            if batch.head is not None and labels is not None and not self._head.is_large:
-                batch.label = Delivery(Deferred([labels.clone()], operator.itemgetter(0)))
-
-    def _tell_skipped(self) -> None:
-        """Say once which layers are not counted, and keep it in the run."""
-        skipped = self._session.capture.skipped
-        if len(skipped) > self._n_skipped:
-            self._n_skipped = len(skipped)
-            said = [f"layer {name!r} is not counted: {reason}" for name, reason in skipped.items()]
-            self._guard.warn("skipped", "; ".join(said))
-            self._session.writer.update_attributes(skipped=dict(skipped))
+            self._completion.take(batch)
+        if self._guard.is_stopped:
+            self._session.batch = None  # something of it failed
+        self._end_if_failed()
 
 
 def _close_all() -> None:

@@ -20,14 +20,15 @@ from contextlib import suppress
 from math import inf
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from os import PathLike
-from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, TypeAlias
 
 from actlab.errors import StoreError
 from actlab.recording.distributed import Place
 from actlab.recording.mailbox import LARGEST_MESSAGE, Mailbox, Message, from_bytes, to_bytes
+from actlab.recording.resumption import hear_resumed, spans_before
 from actlab.store.joining import End, RowJoin
+from actlab.store.resuming import Resumed
 from actlab.store.row import Row
 from actlab.store.writer import RunWriter
 
@@ -84,6 +85,9 @@ class _Writer:
         self._speak()
         return is_taken
 
+    def count(self, split: str, steps: int) -> None:
+        """Do nothing: only rows that are whole and written tell how far the ranks are together."""
+
     def _start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -131,11 +135,20 @@ class SendingWriter(_Writer):
         What the next call does where rank 0 cannot be reached.
     limit : int
         Bytes of rows not yet sent; beyond it whole rows are dropped.
+    resumes : bool
+        Wait until rank 0 says whether and where the run goes on.
+
+    Attributes
+    ----------
+    resumed : Resumed or None
+        Where the run goes on; None for a new one.
+    attributes : dict
+        What rank 0 told of the root attribute of a run that goes on.
 
     Raises
     ------
     StoreError
-        If the process group has no key-value store.
+        If the process group has no key-value store, or rank 0 refuses or does not answer.
     """
 
     def __init__(
@@ -145,10 +158,14 @@ class SendingWriter(_Writer):
         *,
         on_error: _OnError = "warn",
         limit: int = _MOST_BYTES,
+        resumes: bool = False,
     ) -> None:
         super().__init__(place, on_error, limit)
-        self.path = Path(path)
+        self.path = os.fspath(path)
+        self.resumed: Resumed | None = None
         self.attributes: dict[str, Any] = {}
+        if resumes:
+            self.resumed, self.attributes = hear_resumed(place)
         self._sent: dict[str, int] = {}
         self._start()
 
@@ -236,9 +253,12 @@ class ReducingWriter(_Writer):
         self, writer: RunWriter, place: Place, *, on_error: _OnError = "warn", limit: int = _MOST_BYTES
     ) -> None:
         self.path, self.attributes = writer.path, writer.attributes
+        self.resumed = writer.resumed
         self._writer = writer
         self._join = RowJoin(place.world_size, limit)
         self._n_dropped = 0
+        if self.resumed is not None:
+            self._join.dropped |= spans_before(self.resumed, writer.attributes["ranks"].get("dropped", {}))
         self._secret = secrets.token_bytes(32)
         self._present: set[int] = set()
         try:
@@ -313,7 +333,10 @@ class ReducingWriter(_Writer):
     def _describe(self) -> None:
         """Tell the run that it is that of all ranks, and which rows it lacks."""
         merged = {"merged": list(range(self._place.world_size)), "dropped": self._join.dropped}
-        self._writer.update_attributes(ranks=self._place.attributes | merged)
+        ranks = self._place.attributes | merged
+        if self.resumed is not None:
+            ranks["job"] = self.attributes["ranks"]["job"]  # a run keeps its own
+        self._writer.update_attributes(ranks=ranks)
 
     def _listen(self) -> socket.socket:
         """Listen, and tell the other ranks where."""

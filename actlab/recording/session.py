@@ -6,7 +6,7 @@ import gc
 import threading
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from actlab.recording.delivery import Delivery
 from actlab.recording.guard import Guard
 from actlab.recording.labels import as_labels
 from actlab.recording.large_head import HeadBlock
+from actlab.recording.progress import Progress
 from actlab.recording.tally import PendingTotals
 from actlab.store.side import ChannelStats, RawSamples
 from actlab.store.writer import Row
+
+if TYPE_CHECKING:
+    from actlab.store.resuming import Resumed
 
 __all__ = ["Batch", "Session", "Writer", "abandon", "await_abandoned"]
 
@@ -110,11 +114,20 @@ class Batch:
 class Writer(Protocol):
     """What a recorder asks of its writer, see `RunWriter`."""
 
+    attributes: dict[str, Any]
+
+    @property
+    def resumed(self) -> Resumed | None:
+        """Where an existing run goes on; None for a new one."""
+
     def append(self, row: Row) -> bool:
         """Take a row; never waits. False if it was dropped."""
 
     def update_attributes(self, **values: Any) -> None:
         """Merge JSON values into the root attribute of the run."""
+
+    def count(self, split: str, steps: int) -> None:
+        """Say how many batches of a split there were, recorded or not."""
 
     def flush(self) -> dict[str, int]:
         """Commit what was taken so far; returns the last step of each split."""
@@ -124,7 +137,7 @@ class Writer(Protocol):
 
 
 class Session:
-    """The hooks, the latest batch and the writer of a recorder; knows nothing of the recorder itself.
+    """The hooks, the latest batch, the numbers and the writer of a recorder; knows nothing of the recorder.
 
     Parameters
     ----------
@@ -143,16 +156,29 @@ class Session:
         Batches that should have been recorded, and are not.
     is_used : bool
         Whether there was a batch at all.
+    progress : Progress
+        How many batches there were.
     """
 
     def __init__(self, capture: Capture, writer: Writer, guard: Guard) -> None:
         self.batch: Batch | None = None
         self.lost = 0
         self.is_used = False
+        self.progress = Progress()
         self.capture = capture
         self.writer = writer
         self.guard = guard
         self._waiting: deque[Batch] = deque()
+
+    def resume(self, resumed: Resumed) -> None:
+        """Go on with the numbers of an existing run."""
+        self.progress.resume(resumed, self.writer.attributes.get("marks"))
+        self.writer.update_attributes(marks=self.progress.marks)  # those beyond are of the past
+
+    def turn_to(self, split: str) -> None:
+        """Note which split comes next."""
+        if self.progress.turn_to(split):
+            self.writer.update_attributes(marks=self.progress.marks)
 
     def seal(self) -> None:
         """Let go of the completed batch: its row is handed to the writer once it is on the host."""
@@ -174,12 +200,20 @@ class Session:
             finally:
                 self.lost += not is_taken
 
+    def flush(self) -> dict[str, int]:
+        """Commit the rows of sealed batches, and how many batches there were; see `RunWriter`."""
+        self.hand_over(wait=True)
+        self._mark()
+        return self.writer.flush()
+
     def close(self) -> None:
         """Remove all hooks, seal the last row, commit everything, say what was lost."""
         self.capture.detach()
         try:
             self.seal()
             self.hand_over(wait=True)
+            with self.guard("close"):
+                self._mark()
         finally:
             with self.guard("close"):
                 self.writer.close()
@@ -187,21 +221,30 @@ class Session:
             lost = "1 batch was" if self.lost == 1 else f"{self.lost} batches were"
             self.guard.warn("lost", f"{lost} not recorded")
 
+    def _mark(self) -> None:
+        """Tell the run where it stands, so that it can go on from here."""
+        if self.progress.mark():
+            self.writer.update_attributes(marks=self.progress.marks)
+            for split, steps in self.progress.steps.items():
+                self.writer.count(split, steps)
+
 
 class _Closing(threading.Thread):
     """Closes the session of a recorder that was dropped; the interpreter waits for it at exit."""
 
 
-def abandon(session: Session) -> None:
-    """End the session of a recorder that was dropped without `close`.
+def abandon(session: Session) -> threading.Thread:
+    """End the session of a recorder that was dropped without `close`, or that failed.
 
     Garbage is collected at any moment, in any thread, even that of the writer: the hooks go at once,
-    what waits for locks and for the disk has a thread of its own.
+    what waits for locks and for the disk has a thread of its own, which is returned.
     """
     session.capture.detach()
     if not session.is_used:
         session.guard.warn("unused", "the recorder is gone before its first batch: keep it in a variable")
-    _Closing(target=session.close, name="actlab closing").start()
+    closing = _Closing(target=session.close, name="actlab closing")
+    closing.start()
+    return closing
 
 
 def await_abandoned() -> None:

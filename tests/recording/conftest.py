@@ -10,10 +10,11 @@ from actlab.recording import writers as module
 class MemoryWriter:
     """The part of `RunWriter` that a recorder uses."""
 
-    latest = None
+    latest = resumed = None
 
-    def __init__(self, path, *, axis, attributes, overwrite, flush_every, on_error):
+    def __init__(self, path, *, axis, attributes, **options):
         self.path, self.attributes, self.rows, self.is_closed = path, dict(attributes), [], False
+        self.options, self.counted = options, {}
         type(self).latest = self
 
     def append(self, row):
@@ -23,6 +24,9 @@ class MemoryWriter:
 
     def update_attributes(self, **values):
         self.attributes.update(values)
+
+    def count(self, split, steps):
+        self.counted[split] = steps
 
     def flush(self):
         return {row.split: row.step for row in self.rows}

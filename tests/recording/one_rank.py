@@ -6,10 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from torch import distributed, nn
 
 import actlab
+from actlab.errors import StoreError
 
 N_TRAIN, N_VALID, BATCH = 6, 2, 8
 
@@ -107,7 +109,7 @@ def kill(rank, world_size, folder):
     recorders = [actlab.Recorder(model, path, reduce=reduce) for reduce, path in paths.items()]
     for step, (x, y) in enumerate(batches(12, 0)):
         if step == 5 and rank == 1:
-            while recorders[1].flush().get("train", 0) < 3:
+            while recorders[1].flush().get("train", 0) < 4:
                 time.sleep(0.01)
             recorders[0].flush()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -118,12 +120,71 @@ def kill(rank, world_size, folder):
         recorder.close()
 
 
+def record_part(recorders, model, rank, world_size, done, until):
+    """Record the training batches from `done` to `until`, and an evaluation after each epoch."""
+    seen = 0
+    for epoch in (0, 1):
+        parts = [("train", batches(N_TRAIN, epoch)), ("valid", batches(N_VALID, 10 + epoch))]
+        for split, found in parts:
+            for x, y in found:
+                seen += split == "train"
+                if done < seen <= until:
+                    forward(
+                        recorders, model, split, epoch, [shard(each, rank, world_size) for each in (x, y)]
+                    )
+
+
+def forward(recorders, model, split, epoch, batch):
+    """Record one batch with two recorders."""
+    x, y = batch
+    opened = [recorder.batch(split, epoch, labels=y) for recorder in recorders]
+    with torch.no_grad(), opened[0], opened[1]:
+        model(x)
+    for recorder in recorders:
+        recorder.log(loss=1.5)
+
+
+def die(rank, world_size, folder):
+    """Record into runs of both kinds, and end without a word after ten batches; the checkpoint has eight."""
+    model = make_model()
+    recorders = [
+        actlab.Recorder(model, folder / f"long_{reduce}.zarr", reduce=reduce, resume_step=0)
+        for reduce in (False, True)
+    ]
+    record_part(recorders, model, rank, world_size, 0, 8)
+    for recorder in recorders:
+        while recorder.flush().get("train", 0) < 7:
+            time.sleep(0.01)
+    distributed.barrier()
+    record_part(recorders, model, rank, world_size, 8, 10)
+    recorders[0].flush()
+    os._exit(0)
+
+
+def resume(rank, world_size, folder):
+    """Go on from the checkpoint; what cannot go on is refused on every rank."""
+    model = make_model()
+    for reduce in (False, True):
+        with pytest.raises(ValueError, match="give resume_step"):
+            actlab.Recorder(model, folder / "nothing.zarr", reduce=reduce, resume=True)
+        with pytest.raises(StoreError, match="no such run, to go on with at step 5"):
+            actlab.Recorder(model, folder / "nothing.zarr", reduce=reduce, resume_step=5)
+    recorders = [
+        actlab.Recorder(model, folder / f"long_{reduce}.zarr", reduce=reduce, resume_step=8, on_error="raise")
+        for reduce in (False, True)
+    ]
+    record_part(recorders, model, rank, world_size, 8, 12)
+    for recorder in recorders:
+        recorder.close()
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     plan, rank, world_size, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world_size
+        "gloo", init_method=f"file://{folder}/meeting_{plan}", rank=rank, world_size=world_size
     )
-    {"fixed": fixed, "train": train, "kill": kill}[plan](rank, world_size, folder)
+    plans = {"fixed": fixed, "train": train, "kill": kill, "die": die, "resume": resume}
+    plans[plan](rank, world_size, folder)
     if plan != "kill":
         distributed.destroy_process_group()

@@ -1,14 +1,17 @@
 """What a failure becomes: one warning of each kind, an error where that is asked for."""
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
+import actlab
 from actlab.recording import capture
 from actlab.recording.guard import Guard
 from actlab.recording.recorder import Recorder
+from actlab.run import open_run
 
 
 def messages_of(guard, failures):
@@ -116,3 +119,87 @@ def test_a_warning_points_at_the_line_of_the_user(writer, monkeypatch):
             model(torch.ones(1, 1))
     assert len(caught) == 3
     assert {warning.filename for warning in caught} == {__file__}
+
+
+class TestStop:
+    """The first failure ends the recording, not the training."""
+
+    def train(self, model, recorder, fail_at, monkeypatch, *, automatic):
+        """Train for six batches; from one of them on nothing can be counted."""
+        torch.manual_seed(1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for number in range(6):
+            if number == fail_at:
+                monkeypatch.setattr(capture.Tallies, "add", lambda *_: 1 // 0)
+            around = nullcontext() if automatic else recorder.batch("train", 0)
+            with around:
+                loss = model(torch.randn(8, 1, 8, 8)).square().mean()
+            if recorder is not None:
+                recorder.log(loss=loss.detach())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    @pytest.mark.parametrize("automatic", [False, True])
+    @pytest.mark.parametrize("fail_at", [0, 3])
+    def test_one_warning_no_hook_a_closed_run_and_the_same_training(
+        self, tmp_path, make_model, hooks_of, monkeypatch, automatic, fail_at
+    ):
+        bare, model = make_model(), make_model()
+        self.train(bare, None, None, monkeypatch, automatic=True)
+        make = actlab.record if automatic else Recorder
+        recorder = make(model, tmp_path / "run.zarr", on_error="stop")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.train(model, recorder, fail_at, monkeypatch, automatic=automatic)
+            assert hooks_of(model) == 0
+            recorder.close()
+        (message,) = [str(warning.message) for warning in caught]
+        assert message.startswith("actlab: layer 'input' failed, recording ends: ZeroDivisionError: integer")
+        for name, value in bare.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name]), name
+        run = open_run(tmp_path / "run.zarr")
+        assert run.attributes["closed"]
+        found = run["train"].load() if fail_at else None
+        assert run.splits == (("train",) if fail_at else ())
+        assert found is None or (found.step.values.tolist() == [0, 1, 2] and found.log_loss.notnull().all())
+
+    def test_a_slip_of_the_training_ends_it_too(self, writer, hooks_of):
+        model = nn.Linear(1, 1)
+        recorder = Recorder(model, "memory", on_error="stop")
+
+        def train():
+            for split in ("train", "tain", "train"):
+                with recorder.batch(split, 0):
+                    model(torch.ones(1, 1))
+            recorder.close()
+
+        with pytest.warns(RuntimeWarning, match="batch failed, recording ends.*did you mean") as caught:
+            train()
+        assert len(caught) == 1
+        assert hooks_of(model) == 0
+        assert writer().is_closed
+        assert [row.step for row in writer().rows] == [0]
+
+    def test_a_disk_that_fails_ends_it(self, tmp_path, hooks_of):
+        model, path = nn.Linear(1, 1), tmp_path / "run.zarr"
+        recorder = Recorder(model, path, on_error="stop")
+
+        def batch():
+            with recorder.batch("train", 0):
+                model(torch.ones(1, 1))
+
+        batch()
+        assert recorder.flush() == {"train": 0}
+        (path / "zarr.json").unlink()
+
+        def go_on():
+            batch()
+            recorder.flush()
+            batch()
+            recorder.close()
+
+        with pytest.warns(RuntimeWarning, match="flush failed, recording ends: StoreError") as caught:
+            go_on()
+        assert len(caught) == 1
+        assert hooks_of(model) == 0

@@ -129,8 +129,28 @@ def test_only_what_happens_inside_a_batch_is_recorded(writer):
             model(torch.ones(1, 1))
         with recorder.batch("train", 0):
             model(torch.ones(1, 1))
-        assert recorder.flush() == {"train": 0}, "the open row is not sealed"
+            assert recorder.flush() == {"train": 0}, "the open row is not sealed"
+            recorder.log(inside=1)
     assert [(row.step, row.n.tolist()) for row in writer().rows] == [(0, [2, 2]), (2, [1, 1])]
+    assert writer().rows[1].logs == {"inside": 1}
+
+
+def test_flush_seals_the_latest_row_so_that_a_checkpoint_refers_to_it(writer):
+    model = nn.Linear(1, 1)
+    with Recorder(model, "memory", every=2) as recorder:
+        for step in range(3):
+            with recorder.batch("train", 0):
+                model(torch.ones(1, 1))
+            recorder.log(loss=step)
+            assert recorder.flush() == recorder.flush() == {"train": step - step % 2}
+            assert writer().counted == {"train": step + 1, "valid": 0, "test": 0}
+        with pytest.warns(RuntimeWarning, match="logged after flush belongs to no row: log first"):
+            recorder.log(late=1)
+        with recorder.batch("train", 0):
+            recorder.log(unrecorded=1)
+        recorder.flush()
+        recorder.log(unrecorded=1)
+    assert [row.logs for row in writer().rows] == [{"loss": 0}, {"loss": 2}]
 
 
 def test_an_exception_leaves_no_hook_and_no_half_row(writer, make_model, hooks_of):
@@ -197,14 +217,21 @@ def test_labels_that_do_not_fit_warn_and_the_row_stays(writer):
     [
         ({"every": 0}, ValueError, "every must be a whole number of at least 1, got 0"),
         ({"every": True}, ValueError, "every"),
-        ({"on_error": "ignore"}, ValueError, "'warn' or 'raise', got 'ignore'"),
+        ({"on_error": "ignore"}, ValueError, "'warn', 'raise' or 'stop', got 'ignore'"),
+        ({"on_full": "wait"}, ValueError, "on_full must be 'drop' or 'block', got 'wait'"),
+        ({"fsync": "never"}, ValueError, "fsync must be True, False or 'auto', got 'never'"),
+        ({"flush_every": -1}, ValueError, "flush_every must be a number of seconds, got -1"),
+        ({"resume_step": -1}, ValueError, "resume_step must be a number of training batches, got -1"),
+        ({"resume_step": True}, ValueError, "resume_step"),
+        ({"resume": True, "overwrite": True}, ValueError, "overwrite replaces .* and resume goes on"),
+        ({"resume_step": 0, "overwrite": True}, ValueError, "overwrite replaces .* and resume goes on"),
+        ({"resume_step": 3}, StoreError, "run.zarr"),
         ({"raw": "heads"}, ValueError, "raw must be 'head', None or a list of layer patterns, got 'heads'"),
         ({"axis": (-1, 1)}, TypeError, "FloatAxis"),
         ({"layers": "conv1"}, SelectionError, "nothing in the model matches 'conv1'"),
         ({"kinds": "Lineal"}, SelectionError, "did you mean 'Linear'"),
         ({"head": "fc"}, SelectionError, "head: the model has no layer 'fc'"),
         ({"model": lambda x: x}, TypeError, "torch.nn.Module, or a dict of them by name, got function"),
-        ({"resume": True}, TypeError, "resume"),
     ],
 )
 def test_wrong_arguments_raise_before_anything_is_written_or_hooked(
@@ -307,7 +334,7 @@ def test_a_run_on_disk_holds_every_row(tmp_path, make_model):
     model = make_model()
     with Recorder(model, tmp_path / "run.zarr", on_error="raise") as recorder:
         train(model, 4, recorder)
-        assert recorder.flush() == {"train": 2}
+        assert recorder.flush() == {"train": 3}
     tree = xr.open_datatree(tmp_path / "run.zarr", engine="zarr")
     data = tree["train"].to_dataset()
     assert data.sizes["step"] == 4

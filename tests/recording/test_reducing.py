@@ -13,11 +13,14 @@ import pytest
 from torch.distributed import HashStore
 
 from actlab.errors import StoreError
-from actlab.recording import reducing
+from actlab.recording import reducing, resumption
 from actlab.recording.distributed import Place
 from actlab.recording.reducing import ReducingWriter, SendingWriter
+from actlab.recording.resumption import tell_refused, tell_resumed
 from actlab.run import open_run
+from actlab.store.joining import Missing
 from actlab.store.merging import merge_rows
+from actlab.store.resuming import Resumed
 from actlab.store.writer import RunWriter
 
 # Warnings of the writers are raised by the calls that tell them.
@@ -42,10 +45,11 @@ def start(tmp_path, small_axis):
     """Return a function that starts the writers of all ranks."""
     store, started = HashStore(), []
 
-    def begin(world_size=2, ranks=None, **options):
+    def begin(world_size=2, ranks=None, job="a1", key="key", resume_step=None, **options):
         path = tmp_path / "run.zarr"
-        places = [Place(rank, world_size, "a1", "key", store) for rank in range(world_size)]
-        writer = RunWriter(path, axis=small_axis, attributes={"ranks": places[0].attributes}, fsync=False)
+        places = [Place(rank, world_size, job, key, store) for rank in range(world_size)]
+        attributes = {"ranks": places[0].attributes | {"merged": [0, 1]}}
+        writer = RunWriter(path, axis=small_axis, attributes=attributes, fsync=False, resume_step=resume_step)
         writers = [ReducingWriter(writer, places[0], **options)]
         writers += [
             SendingWriter(path, places[rank], **options)
@@ -122,6 +126,44 @@ class TestRun:
         close(*writers)
         close(*writers)
         assert not any(writer.append(row(0)) for writer in writers)
+
+
+class TestResume:
+    def test_keeps_its_job_and_what_was_dropped_before(self, start, row):
+        first, second = start()
+        for step in range(6):
+            first.append(row(step))
+            second.append(Missing("train", step, step) if step in (1, 4, 5) else row(step, rank=1))
+        with pytest.warns(RuntimeWarning, match="rank 1 has more rows than it can hand over"):
+            close(first, second)
+        assert open_run(first.path).attributes["ranks"]["dropped"] == {"train": [[1, 1], [4, 5]]}
+        writers = start(job="a2", key="later", resume_step=5)
+        for step in range(5, 8):
+            for rank, writer in enumerate(writers):
+                writer.append(row(step, rank=rank))
+        close(*writers)
+        run = open_run(first.path)
+        assert run["train"].step.values.tolist() == [0, 2, 3, 5, 6, 7]
+        assert run.attributes["ranks"]["job"] == "a1"
+        assert run.attributes["ranks"]["dropped"] == {"train": [[1, 1], [4, 4]]}
+
+    def test_a_rank_hears_of_it_from_rank_0(self, monkeypatch):
+        place = Place(1, 2, "a1", "key", HashStore())
+        resumed = Resumed(2, {"train": 7, "valid": 4}, {"train": (1, 2)}, "train", 1, (), "fc")
+        marks = {"marks": [{"train_step": 7}], "head_unit_dim": -1, "epochs": "given"}
+        tell_resumed(place, resumed, marks | {"model": "Net"})
+        second = SendingWriter("run.zarr", place, resumes=True)
+        assert (second.resumed, second.attributes) == (resumed, marks)
+        tell_resumed(place, None, {})
+        assert SendingWriter("run.zarr", place, resumes=True).resumed is None
+        tell_refused(place, StoreError("run.zarr: no such run"))
+        with pytest.raises(StoreError, match=r"run.zarr: no such run"):
+            SendingWriter("run.zarr", place, resumes=True)
+
+    def test_rank_0_that_says_nothing_is_not_waited_for_for_ever(self, monkeypatch):
+        monkeypatch.setattr(resumption, "_PATIENCE", 0.1)
+        with pytest.raises(StoreError, match="rank 0 does not say where the run goes on"):
+            SendingWriter("run.zarr", Place(1, 2, "a1", "key", HashStore()), resumes=True)
 
 
 class TestLostRanks:
