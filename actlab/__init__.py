@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from actlab.recording.recorder import Recorder as Recorder
     from actlab.run import Run as Run
     from actlab.run import open_run as open_run
+    from actlab.store.branching import branch as branch
+    from actlab.store.compacting import compact as compact
+    from actlab.store.packing import pack as pack
+    from actlab.store.repairing import repair as repair
 
 __version__ = "0.1.0"
 
@@ -28,15 +32,19 @@ _HOMES = {
     "LinearAxis": "actlab.axis",
     "Recorder": "actlab.recording.recorder",
     "Run": "actlab.run",
+    "branch": "actlab.store.branching",
+    "compact": "actlab.store.compacting",
     "open_run": "actlab.run",
+    "pack": "actlab.store.packing",
     "rebin": "actlab.rebinning",
     "record": "actlab.recording.automatic",
+    "repair": "actlab.store.repairing",
     "report": "actlab.pages.build",
 }
 _MODULES = ("charts", "errors", "peaks", "stats")
 
-__all__ = ["FloatAxis", "LinearAxis", "Recorder", "Run", "charts", "errors", "open_run", "peaks", "rebin"]
-__all__ += ["record", "report", "stats"]
+__all__ = ["FloatAxis", "LinearAxis", "Recorder", "Run", "branch", "charts", "compact", "errors", "open_run"]
+__all__ += ["pack", "peaks", "rebin", "record", "repair", "report", "stats"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `actlab info` and `actlab report`.
+"""The command line: `actlab info` and `actlab report`, and what looks after runs.
 
 The verbs import what they need when they run, so that `actlab --help` answers at once.
 """
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from actlab import __version__
-from actlab.errors import ActlabError
+from actlab.errors import ActlabError, StoreError
 
 if TYPE_CHECKING:
     from actlab.run import Run
@@ -34,7 +35,10 @@ app = typer.Typer(
     help="See what happens inside a neural network while it trains.",
 )
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A recorded run, such as runs/mnist.zarr.")]
+# Text, as a run may be a URL: a Path would drop a slash of it.
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A recorded run, such as runs/mnist.zarr.")]
+NewPath = Annotated[str, typer.Option("--output", "-o", help="What to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,19 +85,78 @@ def _start(
 
 
 @app.command()
-def info(path: RunPath) -> None:
+def info(
+    path: RunPath,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all rows and check them first.")] = False,
+) -> None:
     """Show what a run holds: splits, epochs, layers, and what is missing."""
     from actlab.run import open_run
+    from actlab.store.stored import open_ranks
 
-    run = open_run(path)
+    run = open_run(path, verify="rows") if verify else open_run(path)
+    stores = open_ranks(path)
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:  # nothing is lost where nobody can widen the window
         console = Console(markup=False, highlight=False, width=_PIPE_WIDTH)
-    _show_facts(console, run)
+    _show_facts(console, run, sum(sum(store.source.sizes().values()) for store in stores))
     console.print()
     _show_splits(console, run)
     console.print()
     _show_layers(console, run)
+    if verify:
+        rows = sum(sum(store.record.attributes["rows"].values()) for store in stores)
+        typer.echo(f"\nverified {rows:,} row{'' if rows == 1 else 's'}")
+
+
+@app.command()
+def repair(path: RunPath) -> None:
+    """Mend a run that was cut off or damaged, as far as that can be done; nothing recorded is removed."""
+    from actlab.store.repairing import repair as mend
+
+    found = mend(path)
+    for line in found.done:
+        typer.echo(line)
+    if found.damage:
+        raise StoreError(f"{path}: {'; '.join(found.damage)}")
+    if not found.done:
+        typer.echo("nothing to repair")
+
+
+@app.command()
+def compact(path: RunPath, output: NewPath, overwrite: Overwrite = False) -> None:
+    """Write a run once more, so that single layers are read without the others."""
+    from actlab.store.compacting import compact as write_compacted
+
+    with progress_bars() as progress:
+        made = write_compacted(path, output, overwrite=overwrite, progress=progress)
+    typer.echo(f"Wrote {made}")
+
+
+@app.command()
+def pack(path: RunPath, output: NewPath, overwrite: Overwrite = False) -> None:
+    """Put a run into one archive, to mail or to attach; every verb opens it like a run."""
+    from actlab.store.packing import pack as write_archive
+
+    with progress_bars() as progress:
+        made = write_archive(path, output, overwrite=overwrite, progress=progress)
+    typer.echo(f"Wrote {made}")
+
+
+@app.command()
+def branch(
+    path: RunPath,
+    output: NewPath,
+    step: Annotated[
+        int | None, typer.Option(help="Training batches that the branch begins after; else all of them.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Begin a new run with the rows of another one, to go on in it with resume=True."""
+    from actlab.store.branching import branch as write_branch
+
+    with progress_bars() as progress:
+        made = write_branch(path, output, step=step, overwrite=overwrite, progress=progress)
+    typer.echo(f"Wrote {made}")
 
 
 @app.command()
@@ -126,7 +189,7 @@ def report(
     with progress_bars() as progress:
         page = write_page(
             path,
-            output if output is not None else Path("reports") / f"{path.resolve().stem}.html",
+            output if output is not None else Path("reports") / f"{_stem(path)}.html",
             recipe=recipe,
             h_min=h_min,
             h_max=h_max,
@@ -160,6 +223,13 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
+def _stem(run: str) -> str:
+    """Return the name of a run without its ending."""
+    from actlab.store.urls import is_url, name_of
+
+    return (Path(name_of(run)) if is_url(run) else Path(run).resolve()).stem
+
+
 def _parse_patterns(layers: Sequence[str] | None) -> list[str] | None:
     """Split comma separated patterns."""
     if not layers:
@@ -185,7 +255,7 @@ def _parse_epochs(text: str | None) -> list[int] | None:
     return sorted(labels)
 
 
-def _show_facts(console: Console, run: Run) -> None:
+def _show_facts(console: Console, run: Run, nbytes: int) -> None:
     """Print what the run is, one fact a line."""
     known: Mapping[str, Any] = run.attributes
     axis = run.axis
@@ -199,7 +269,12 @@ def _show_facts(console: Console, run: Run) -> None:
         "head": run.head,
         "epochs": known.get("epochs"),
         "closed": "yes" if known.get("closed") else still_open,
+        "size": decimal(nbytes) + (", compacted" if known.get("compacted") else ""),
     }
+    if len(attempts := known.get("attempts", [])) > 1:
+        facts["attempts"] = f"{len(attempts)}, begun at train_step {', '.join(map(str, attempts))}"
+    if parent := known.get("parent"):
+        facts["parent"] = f"{parent.get('path')}, branched off at train_step {parent.get('train_step')}"
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         table.add_row(name, _plain(value) if value else "-")

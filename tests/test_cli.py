@@ -9,10 +9,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import zarr
 from typer.testing import CliRunner
 
 import actlab
 from actlab.cli import app, main, progress_bars
+from actlab.store.writer import RunWriter
 
 
 @pytest.fixture
@@ -212,6 +214,63 @@ def test_info_tells_of_gaps_names_and_runs_still_open(run, capsys):
     assert "steps 3 to 4, 7" in said
     assert "still recording" in said
     assert r"[red]\x1b[2J" in said
+
+
+def test_info_verifies_every_row(run, capsys):
+    assert main(["info", str(run), "--verify"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == f"verified {sum(actlab.open_run(run).attributes['rows'].values())} rows"
+    zarr.open_group(run, mode="r+")["valid/mean"][3, 1] = 42.0
+    assert main(["info", str(run)]) == 0
+    capsys.readouterr()
+    assert "'valid' at step 3" in refusal(capsys, "info", run, "--verify")
+
+
+def test_info_tells_of_size_attempts_and_where_a_run_comes_from(run, capsys):
+    actlab.branch(run, "branch.zarr", step=9)
+    axis = actlab.open_run(run).axis
+    RunWriter("branch.zarr", axis=axis, attributes={}, resume=True, resume_step=5).close()
+    actlab.compact("branch.zarr", "small2.zarr")
+    assert main(["info", "small2.zarr"]) == 0
+    said = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    size = sum(file.stat().st_size for file in Path("small2.zarr").rglob("*") if file.is_file())
+    assert f"{size / 1000:.1f} kB, compacted" in said["size"]
+    assert "2, begun at train_step 0, 5" in said["attempts"]
+    assert f"{run.resolve()}, branched off at train_step 9" in said["parent"]
+
+
+def test_repair_says_what_it_did(run, capsys):
+    assert main(["repair", str(run)]) == 0
+    assert capsys.readouterr().out == "nothing to repair\n"
+    (run / ".0123abcd.partial").write_bytes(b"half")
+    (run / "train" / "zarr.json").unlink()
+    assert main(["repair", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said == "removed 1 half-written file\nbrought 1 zarr.json below the root up to it\n"
+    (run / "train" / "counts" / "c.0.0.0").write_bytes(b"nonsense")
+    said = refusal(capsys, "repair", run)
+    assert said.startswith("small.zarr: steps 0 to ")
+    assert "of train: the chunk 'train/counts/c.0.0.0' is damaged" in said
+
+
+@pytest.mark.parametrize("verb", ["compact", "pack", "branch"])
+def test_a_new_run_is_written_beside_the_old_one(run, capsys, verb):
+    assert main([verb, str(run), "-o", "new"]) == 0
+    assert capsys.readouterr().out == f"Wrote {Path('new').resolve()}\n"
+    assert actlab.open_run("new", verify="rows").splits == actlab.open_run(run).splits
+    assert "overwrite" in refusal(capsys, verb, run, "-o", "new")
+    assert main([verb, str(run), "-o", "new", "--overwrite"]) == 0
+    capsys.readouterr()
+    assert "is the run itself" in refusal(capsys, verb, run, "-o", run)
+    assert "no such run" in refusal(capsys, verb, "none.zarr", "-o", "other")
+    assert "Missing option" in refusal(capsys, verb, run)
+
+
+def test_a_branch_begins_at_a_step(run, capsys):
+    assert main(["branch", str(run), "-o", "new", "--step", "9"]) == 0
+    assert capsys.readouterr().out.startswith("Wrote ")
+    assert actlab.open_run("new")["train"].sizes["step"] == 9
+    assert "no 99 to branch at" in refusal(capsys, "branch", run, "-o", "other", "--step", "99")
 
 
 def test_progress_is_not_drawn_into_a_file(capsys):

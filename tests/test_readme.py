@@ -1,4 +1,4 @@
-"""The README and docs/recording.md run: every python block, and every `actlab` line, in order."""
+"""The README and the docs run: every python block, and every `actlab` line, in order."""
 
 import re
 import shlex
@@ -81,6 +81,19 @@ def test_the_page_about_recording_runs(tmp_path, monkeypatch):
     assert len(blocks) >= 5
     for block in blocks:
         exec(compile(block["code"], "recording.md", "exec"), names)
+
+
+def test_the_page_about_stores_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    names, lines = {}, []
+    for block in blocks_of("docs/stores.md"):
+        if block["language"] == "python":
+            exec(compile(block["code"], "stores.md", "exec"), names)
+        for line in re.findall(r"^\$ actlab (.+)$", block["code"], re.MULTILINE):
+            assert main(shlex.split(line)) == 0, line
+            lines.append(line)
+    assert len(lines) >= 6
 
 
 def test_the_readme_has_blocks_to_run():
