@@ -58,3 +58,11 @@ def test_memory(tmp_path):
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "30 of 30 rows on disk" in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_or_full_disk_drops_no_row_unnamed():
+    command = [sys.executable, str(BENCHMARKS / "slow_disk.py"), "--rounds", "4"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split(" | ") for line in printed.splitlines() if " of 40 | " in line]
+    assert [warnings for *_, warnings in rows] == ["0 |", "0 |", "0 |", "1 |"]  # too few steps to drop one
+    assert printed.count("cannot write (No space left on device)") == 1

@@ -34,7 +34,7 @@ def test_a_damaged_axis_is_one_store_error(change, message):
 
 def test_names_dims_and_dtypes_of_format_1():
     variables = (*schema.ROWS, *schema.MOMENTS, schema.COUNTS, schema.HEAD, schema.LABEL)
-    assert schema.FORMAT_VERSION == (1, 1)
+    assert schema.FORMAT_VERSION == (1, 2)
     assert {variable.name: (variable.dims, variable.dtype) for variable in variables} == {
         **dict.fromkeys(("step", "epoch", "batch", "train_step", "attempt"), (("step",), "int64")),
         "time": (("step",), "float64"),
