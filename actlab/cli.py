@@ -38,7 +38,7 @@ app = typer.Typer(
 # Text, as a run may be a URL: a Path would drop a slash of it.
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A recorded run, such as runs/mnist.zarr.")]
 NewPath = Annotated[str, typer.Option("--output", "-o", help="What to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run or archive that is there.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,22 +90,28 @@ def info(
     verify: Annotated[bool, typer.Option("--verify", help="Read all rows and check them first.")] = False,
 ) -> None:
     """Show what a run holds: splits, epochs, layers, and what is missing."""
-    from actlab.run import open_run
-    from actlab.store.stored import open_ranks
+    from actlab.run import Run
+    from actlab.store.ranks import open_merged
+    from actlab.store.verifying import verify_snapshot
 
-    run = open_run(path, verify="rows") if verify else open_run(path)
-    stores = open_ranks(path)
+    snapshot = open_merged(path)
+    verified = 0
+    if verify:
+        with progress_bars() as progress:
+            verified = sum(verify_snapshot(snapshot, progress).values())
+    run = Run(snapshot)
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:  # nothing is lost where nobody can widen the window
         console = Console(markup=False, highlight=False, width=_PIPE_WIDTH)
-    _show_facts(console, run, sum(sum(store.source.sizes().values()) for store in stores))
+    _show_facts(console, run, sum(sum(store.source.sizes().values()) for store in snapshot.stores))
     console.print()
     _show_splits(console, run)
     console.print()
     _show_layers(console, run)
     if verify:
-        rows = sum(sum(store.record.attributes["rows"].values()) for store in stores)
-        typer.echo(f"\nverified {rows:,} row{'' if rows == 1 else 's'}")
+        shown = sum(run[split].sizes["step"] for split in run.splits)
+        hidden = "" if verified == shown else ", of every attempt and rank"
+        typer.echo(f"\nverified {verified:,} row{'' if verified == 1 else 's'}{hidden}")
 
 
 @app.command()
@@ -113,7 +119,8 @@ def repair(path: RunPath) -> None:
     """Mend a run that was cut off or damaged, as far as that can be done; nothing recorded is removed."""
     from actlab.store.repairing import repair as mend
 
-    found = mend(path)
+    with progress_bars() as progress:
+        found = mend(path, progress=progress)
     for line in found.done:
         typer.echo(line)
     if found.damage:

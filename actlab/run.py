@@ -55,10 +55,17 @@ def open_run(
     all_attempts : bool, optional
         Show the rows, too, that a later attempt of the training has replaced.
 
+    Returns
+    -------
+    Run
+        Its data are read when they are asked for.
+
     Raises
     ------
     StoreError
         If there is no readable run, or it is not as it was recorded: one line that says what is wrong.
+    MissingDependencyError
+        If the package for a URL is not installed.
     ValueError
         If `verify` is none of these.
     """
@@ -117,10 +124,15 @@ class Run(Splits):
         self.__dict__.pop("layers", None)
 
     def refresh(self) -> Run:
-        """Show what was committed since, as the run was opened, and return the run itself.
+        """Show what was committed since, as the run was opened.
 
         Datasets handed out before do not change. Where nothing was committed, only the root record is
         read.
+
+        Returns
+        -------
+        Run
+            The run itself.
 
         Raises
         ------

@@ -30,6 +30,7 @@ __all__ = [
     "MOMENTS",
     "MOST_CHANNELS",
     "MOST_LABELS",
+    "MOST_LOGS",
     "MOST_SAMPLED_LAYERS",
     "MOST_UNITS",
     "RAW_GROUP",
@@ -61,6 +62,7 @@ VALUE_DTYPES: Final = ("float16", "float32", "float64")
 MOST_CHANNELS: Final = 1 << 22
 MOST_SAMPLED_LAYERS: Final = 256
 MOST_UNITS, MOST_LABELS = 128, 1024
+MOST_LOGS: Final = 1000
 LOG_PREFIX: Final = "log_"
 LOG_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 """What may follow `LOG_PREFIX`; the whole name must match."""

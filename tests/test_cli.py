@@ -236,6 +236,10 @@ def test_info_tells_of_size_attempts_and_where_a_run_comes_from(run, capsys):
     size = sum(file.stat().st_size for file in Path("small2.zarr").rglob("*") if file.is_file())
     assert f"{size / 1000:.1f} kB, compacted" in said["size"]
     assert "2, begun at train_step 0, 5" in said["attempts"]
+    assert main(["info", "small2.zarr", "--verify"]) == 0
+    everything = actlab.open_run("branch.zarr", all_attempts=True)
+    rows = sum(everything[split].sizes["step"] for split in everything.splits)
+    assert capsys.readouterr().out.endswith(f"\nverified {rows} rows, of every attempt and rank\n")
     assert f"{run.resolve()}, branched off at train_step 9" in said["parent"]
 
 

@@ -121,3 +121,21 @@ def test_without_verification_a_missing_chunk_is_found_when_it_is_read(record_ru
     assert run["train"].n.values.sum() == 4
     with pytest.raises(StoreError, match=r"half a run: the chunk 'train/counts/c\.0\.0\.0' is missing"):
         run["train"].counts.compute()
+
+
+def test_a_run_that_was_replaced_is_not_mixed_with_the_new_one(tmp_path, small_axis, make_row):
+    def write(first, **options):
+        options = {"axis": small_axis, "attributes": {}, "fsync": False} | options
+        writer = RunWriter(tmp_path / "run.zarr", **options)
+        for step in range(first, first + 3):
+            assert writer.append(make_row(step))
+        writer.close()
+
+    write(0)
+    run = open_run(tmp_path / "run.zarr")
+    held = run["train"]
+    write(10, overwrite=True)
+    with pytest.raises(StoreError, match="was replaced by another one since it was opened"):
+        held["counts"].load()
+    assert run.refresh()["train"].step.values.tolist() == [10, 11, 12]
+    np.testing.assert_array_equal(run["train"].counts[0], make_row(10).counts)

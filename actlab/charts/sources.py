@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
 from actlab.rebinning import Rebinned, rebin_array
 from actlab.run import Run
+from actlab.store.splits import places
 
 __all__ = ["Counts", "RawHead", "Recorded", "Source", "sources"]
 
@@ -160,7 +160,8 @@ class RawHead:
         assert raw is not None
         self._head, self._axis = raw["head"], axis
         self.rows = run[split].sel(layer=[run.head]).isel(step=rows)
-        self._row = self.rows.indexes["step"].get_indexer(pd.Index(raw["step"].values))
+        recorded = places(self.rows["step"], self.rows["attempt"])
+        self._row = recorded.get_indexer(places(raw["step"], raw["attempt"]))
         self._slots = axis.n_bins + 6
         self.class_starts = np.arange(self._slots)
 

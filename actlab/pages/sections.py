@@ -355,6 +355,7 @@ def provenance(material: Material, command: str, recipe: str, versions: Mapping[
             "inferred from training and evaluation" if attributes.get("epochs") == "inferred" else "as given",
         ),
         ("Recording", "closed" if attributes.get("closed") else "not closed: the end may be missing"),
+        *_origin(run),
     ]
     return Section(
         "provenance",
@@ -362,3 +363,19 @@ def provenance(material: Material, command: str, recipe: str, versions: Mapping[
         "provenance.html.j2",
         {"facts": facts, "command": command, "recipe": recipe},
     )
+
+
+def _origin(run: Run) -> list[tuple[str, str]]:
+    """Tell of a run that was gone on with, or that began as a branch."""
+    facts = []
+    if len(attempts := run.attributes.get("attempts", [])) > 1:
+        steps = [run[split].indexes["step"] for split in run.splits]
+        is_live = all(step.is_monotonic_increasing and step.is_unique for step in steps)
+        begun = f"{len(attempts)}, begun after {', '.join(map(str, attempts))} training batches"
+        replaced = "left out" if is_live else "shown, too"
+        facts.append(("Attempts", f"{begun}; what a later one has replaced is {replaced}"))
+    if parent := run.attributes.get("parent"):
+        facts.append(
+            ("Branch of", f"{parent.get('path')}, after {parent.get('train_step')} training batches")
+        )
+    return facts

@@ -48,7 +48,7 @@ class Recorder:
         The model, bare or wrapped (torch.compile, DDP, ...), or several by name (a GAN): the names of
         their layers begin with it. Code that torch.compile made before is compiled anew.
     path : str or path
-        Where the run is written, by custom `runs/NAME.zarr`.
+        Where the run is written, by custom `runs/NAME.zarr`, or a URL, `s3://bucket/NAME.zarr`.
     layers : str or sequence of str, optional
         fnmatch patterns on the whole name (`*` crosses dots), `!` in front excludes. A pattern
         means the leaf modules it matches, or where it matches none, the containers. None: all leaf
@@ -107,6 +107,8 @@ class Recorder:
         If a pattern or the head matches nothing in the model.
     StoreError
         If the path exists and may not be replaced, the run cannot be gone on with, or not be written.
+    MissingDependencyError
+        If the package for a URL is not installed.
     TypeError, ValueError
         If another argument is wrong. Nothing has been written or hooked in any of these cases.
     """
@@ -234,6 +236,11 @@ class Recorder:
         -------
         dict of str to int
             Last committed step of each split, for the splits that have rows.
+
+        Raises
+        ------
+        StoreError
+            Under ``on_error="raise"`` only: if the run cannot be written.
         """
         committed: dict[str, int] = {}
         with self._guard("flush"):
@@ -273,7 +280,13 @@ class Recorder:
                     self._session.capture.attach()
 
     def close(self) -> None:
-        """Remove all hooks, seal the last row, commit everything; more calls do nothing."""
+        """Remove all hooks, seal the last row, commit everything; more calls do nothing.
+
+        Raises
+        ------
+        StoreError
+            Under ``on_error="raise"`` only: if rows were lost.
+        """
         if self._ending is not None:
             self._ending.join()
         if not self._is_closed:

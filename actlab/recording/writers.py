@@ -49,6 +49,9 @@ def open_writer(
     if reduce:
         return _open_merged(path, place, axis, attributes, storage)
     writer = _open_run(place.path(path), axis, {**attributes, "ranks": place.attributes}, storage)
+    if storage.resume_step == 0 and writer.resumed is not None:
+        # Where a rank died before its store was made, that one begins anew: all have the job of now.
+        writer.update_attributes(ranks=place.attributes)
     count_recorder(path)
     return writer
 

@@ -23,6 +23,7 @@ from actlab.schema import (
     LABEL,
     LABEL_MOMENTS,
     LABELS_GROUP,
+    LOG_PREFIX,
     RAW_GROUP,
     SAMPLES_GROUP,
     VALUES,
@@ -34,7 +35,7 @@ from actlab.store.arrays import Read, read_column
 from actlab.store.files import Directory
 from actlab.store.layer_map import LayerMap
 from actlab.store.layout import ROOT
-from actlab.store.record import Record, check_record
+from actlab.store.record import LARGEST_STEP, Record, check_record
 from actlab.store.resuming import Resumed, plan_attempt
 from actlab.store.row import RowRules
 from actlab.store.side import SideForms, SideRules
@@ -129,6 +130,8 @@ def go_on(
             raise StoreError(f"{directory.path}: no such run, to go on with at step {step}") from None
         return begin(axis)
     try:
+        if step is not None and step > LARGEST_STEP:
+            raise StoreError(f"cannot go on at step {step}, expected {LARGEST_STEP} at most")
         record = check_record(data)
         _check(record.attributes, axis, attributes)
         _check_newest(record.attributes["rows"], directory.read)
@@ -195,6 +198,7 @@ def _load(record: Record, axis: FloatAxis, step: int | None, read: Read) -> Begi
             plan.floors,
             {split: form for split in columns if (form := _head_form(f"{split}/{RAW_GROUP}", nodes))},
             {split: SideRules(axis.n_buckets, form) for split, form in forms.items()},
+            {split: _log_names(split, nodes) for split in columns},
         ),
         identity=identity | {"attempts": plan.attempts},
         attributes={
@@ -208,6 +212,12 @@ def _load(record: Record, axis: FloatAxis, step: int | None, read: Read) -> Begi
         layer_map=LayerMap(layers, {split: form.channels for split, form in forms.items()}),
         resumed=plan.resumed,
     )
+
+
+def _log_names(split: str, nodes: Mapping[str, Any]) -> set[str]:
+    """Name the scalars that were logged in a split."""
+    start = f"{split}/{LOG_PREFIX}"
+    return {name.removeprefix(start) for name in nodes if name.startswith(start)}
 
 
 def _head_form(group: str, nodes: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -37,6 +37,8 @@ _RETRY: Final[RetryConfig] = {
 _MOST_OBJECTS = 1_000_000
 # Left out of messages: signatures behind an address, the time it took, the body of an answer.
 _NOISE = re.compile(r"\?\S*| in [\d.]+\S+s(, after .*?)?(?= - )|: <.*|^Generic ")
+# Where a machine in a cloud is asked for credentials, when the environment has none.
+_ROLE = re.compile(r"/latest/(api/token|meta-data)|/computeMetadata/|/metadata/identity")
 _CAUSE = re.compile(r'<Code>(\w+)</Code>|(?:error|message): "([^"]+)"|kind: (Timeout)')
 
 # What `memory://` means: one store for the whole process.
@@ -172,5 +174,7 @@ def _reason(error: Exception) -> str:
     """Say in one line what is wrong; obstore writes a page."""
     text = str(error).strip()
     reason = _NOISE.sub("", text.partition("\n")[0]).rstrip(": ")
+    if _ROLE.search(reason):
+        reason = f"no credentials in the environment, and none from this machine: {reason}"
     cause = _CAUSE.search(text)
     return reason if cause is None else f"{reason} ({cause[cause.lastindex or 0]})"

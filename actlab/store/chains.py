@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Final, Self
 
-import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
 
 from actlab.errors import StoreError
 from actlab.store.blosc import LARGEST_CHUNK, blosc_decode, blosc_header
+from actlab.store.layout import unsealed
 
 __all__ = ["ITEMSIZES", "Chain"]
 
@@ -146,7 +146,7 @@ class Chain:
         StoreError
             If it is damaged, or says that it holds another amount of data; the reason only.
         """
-        content = _unsealed(data) if self.is_sealed else data
+        content = unsealed(data) if self.is_sealed else data
         size = None if self.itemsize is None else self.nbytes
         if self.compression == "blosc":
             held = blosc_header(content, size).nbytes
@@ -198,7 +198,7 @@ class Chain:
         assert self.inner is not None
         if len(data) != self.index_size:
             raise StoreError("it is too short to be a shard")
-        entries = np.frombuffer(_unsealed(data), "<u8").reshape(-1, 2)
+        entries = np.frombuffer(unsealed(data), "<u8").reshape(-1, 2)
         corners = np.indices(self._parts).reshape(len(shape), len(entries)).T * self.inner.shape + first
         is_there = (entries != _ABSENT).any(axis=1)
         if ((corners < shape).all(axis=1) & ~is_there).any():
@@ -210,13 +210,6 @@ class Chain:
         assert self.inner is not None
         for start, stop in self.check_index(data[-self.index_size :], first, shape):
             self.inner.check(data[start:stop])
-
-
-def _unsealed(data: bytes) -> bytes:
-    """Return the content before the checksum, if that is right."""
-    if len(data) < 4 or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
-        raise StoreError("its checksum does not match")
-    return data[:-4]
 
 
 def _zstd_size(data: bytes) -> int:

@@ -13,6 +13,7 @@ from actlab.schema import FORMAT_VERSION
 from actlab.store.beginning import Beginning
 from actlab.store.files import Directory
 from actlab.store.layout import ROOT, root_record, to_json
+from actlab.store.record import too_much
 from actlab.store.row import Row
 
 __all__ = ["Committer", "json_values"]
@@ -36,11 +37,14 @@ class Committer:
         Where the run is, for messages.
     last_steps : dict of str to int
         Last step added of each split that has rows.
+    written : int
+        Chunks that were written: whether the disk still works.
     """
 
     def __init__(self, directory: Directory, beginning: Beginning) -> None:
         self.path = directory.path
         self.last_steps = dict(beginning.last_steps)
+        self.written = 0
         self._directory = directory
         self._table = beginning.table
         self._paths = beginning.paths
@@ -76,7 +80,8 @@ class Committer:
         OSError
             If the disk refuses; nothing is lost, and the commit may be repeated.
         StoreError
-            If the run was removed or belongs to another writer now, or an error cut `add` short.
+            If the run was removed or belongs to another writer now, an error cut `add` short, or the root
+            record would be too large for any reader: the former commit stays.
         """
         if not self._is_whole:
             raise StoreError(f"{self.path}: a row was taken in part only, nothing more can be committed")
@@ -85,9 +90,12 @@ class Committer:
             self._identity["format_version"] = list(FORMAT_VERSION)
         said = dict(attributes) | self._identity | self._table.attributes() | {"commit": self._commits + 1}
         record = root_record(said, nodes)
+        if (excess := too_much(record, len(nodes))) is not None:
+            raise StoreError(f"{self.path}: {ROOT} would have {excess}, which nothing could read any more")
         self._check_writer()
         for name, data in self._table.files():
             self._directory.write(name, data)
+            self.written += 1
         self._directory.sync()
         self._check_writer()
         # A record may be seen although an error follows: the next one is another commit.

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
@@ -26,7 +25,7 @@ from actlab.store.layout import ROOT, chunk_length, root_record, to_json
 from actlab.store.placing import placed_runs
 from actlab.store.record import check_record
 from actlab.store.sources import LocalSource
-from actlab.store.stored import StoredRun
+from actlab.store.stored import StoredRun, are_same
 
 __all__ = ["compact"]
 
@@ -99,7 +98,7 @@ def _write(run: StoredRun, made: Path, progress: Callable[[str, int, int], None]
             directory.write(f"{name}/{ROOT}", to_json(node))
         said = {"format_version": list(FORMAT_VERSION), "writer": uuid.uuid4().hex, "compacted": True}
         record = root_record(run.record.attributes | said, nodes)
-        _check(run, StoredRun(LocalSource(made), check_record(record)))
+        _check(run, StoredRun(LocalSource(made), check_record(record)), progress)
         directory.write(ROOT, record)
     finally:
         directory.release()
@@ -173,17 +172,12 @@ def _parts(array: Any) -> Iterator[tuple[slice, ...]]:
         )
 
 
-def _check(run: StoredRun, copy: StoredRun) -> None:
+def _check(run: StoredRun, copy: StoredRun, progress: Callable[[str, int, int], None]) -> None:
     """Make sure that every row of the new store has its checksum, and that the rest is as it was."""
-    for problem in copy.damage():
+    for problem in copy.damage(progress):
         raise StoreError(f"{run.label}: {problem}; a damaged run is not compacted")
     for name, node in run.record.arrays.items():
         part = [slice(0, size) for size in node["shape"]]
         is_small = len(part) == 1  # the others are covered by the checksums
-        if is_small and not _same(run.read(name, *part), copy.read(name, *part)):
+        if is_small and not are_same(run.read(name, *part), copy.read(name, *part)):
             raise StoreError(f"{run.label}: {name!r} reads otherwise once it is written")
-
-
-def _same(before: NDArray[Any], after: NDArray[Any]) -> bool:
-    """Whether two arrays are equal, NaN and NaN, too."""
-    return np.array_equal(before, after, equal_nan=before.dtype.kind == "f")

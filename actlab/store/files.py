@@ -121,6 +121,7 @@ class RunDirectory:
         self._root = expand(path).resolve()
         self.path = str(self._root)
         self._fsync = fsync
+        self._process = os.getpid()
         self._partial = self._root / f".{uuid.uuid4().hex[:8]}.partial"
         self._known = {self._root}
         try:
@@ -193,9 +194,12 @@ class RunDirectory:
     def release(self) -> None:
         """Let go of the lock."""
         if self._lock >= 0:
-            if self._is_unused:
-                with suppress(OSError):
-                    self._root.rmdir()
+            if os.getpid() == self._process:
+                if self._is_unused:
+                    with suppress(OSError):
+                        self._root.rmdir()
+                with suppress(OSError):  # a child that another thread forked may hold the file open
+                    fcntl.flock(self._lock, fcntl.LOCK_UN)
             os.close(self._lock)
             self._lock = -1
 
@@ -368,7 +372,7 @@ def _sweep_partial(root: Path) -> None:
 
 
 def sweep_beside(target: Path, kind: Literal["partial", "old"]) -> None:
-    """Remove what was to take the place of `target`, or was moved out of it, before a crash; not what is held.
+    """Remove what a crash left beside `target`, to take its place or moved out of it, unless it is held.
 
     Raises
     ------
@@ -388,7 +392,11 @@ def _no_run(path: Path, entries: list[Path]) -> str | None:
     try:
         root: Any = json.loads((path / ROOT).read_bytes())
         is_run = "actlab" in root["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
+        is_run = False
+    except (OSError, ValueError):
+        if any((path / split / ROOT).exists() for split in SPLITS):
+            return f"its {ROOT} is missing or damaged, which `actlab repair` may mend"
         is_run = False
     if not is_run:
         return "exists, and is no actlab run"

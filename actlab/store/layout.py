@@ -28,6 +28,7 @@ __all__ = [
     "group_node",
     "root_record",
     "to_json",
+    "unsealed",
 ]
 
 ROOT: Final = "zarr.json"
@@ -133,7 +134,7 @@ class ArrayLayout:
         StoreError
             If the bytes are damaged, or say that they are another amount of data; the reason only.
         """
-        content = self._checked(data)
+        content = unsealed(data)
         if self.is_text:
             return self._texts(content)
         values = np.frombuffer(blosc_decode(content, self._nbytes), self._stored_dtype)
@@ -149,7 +150,7 @@ class ArrayLayout:
         """
         columns, *rest = self._stored_shape
         size = self._nbytes // columns
-        part = blosc_part(self._checked(data), self._nbytes, first * size, stop * size)
+        part = blosc_part(unsealed(data), self._nbytes, first * size, stop * size)
         values = np.frombuffer(part, self._stored_dtype)
         return self._as_read(values.reshape(stop - first, *rest))
 
@@ -180,13 +181,6 @@ class ArrayLayout:
     def _as_read(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return a view of stored values in the order of the dims."""
         return np.moveaxis(stored, -1, 0) if self.is_by_column else stored
-
-    def _checked(self, data: bytes) -> bytes:
-        """Return the content before the checksum, if that is right."""
-        content = data[:-4]
-        if len(data) < 4 or google_crc32c.value(content) != int.from_bytes(data[-4:], "little"):
-            raise StoreError("its checksum does not match")
-        return content
 
     def _texts(self, content: bytes) -> NDArray[Any]:
         """Return a chunk of strings."""
@@ -275,13 +269,29 @@ def root_record(attributes: Mapping[str, Any], nodes: Mapping[str, dict[str, Any
     nodes : mapping of str to dict
         Path below the root -> metadata document.
     """
-    consolidated = {"kind": "inline", "must_understand": False, "metadata": nodes}
+    # Zarr finds the children of a group only where those of one depth stand side by side.
+    ordered = dict(sorted(nodes.items(), key=lambda item: item[0].rpartition("/")[0]))
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": ordered}
     return to_json(group_node({"actlab": attributes}) | {"consolidated_metadata": consolidated})
 
 
 def to_json(document: Mapping[str, Any]) -> bytes:
     """Return a metadata document as strict JSON."""
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+
+
+def unsealed(data: bytes) -> bytes:
+    """Return the content of a chunk before its checksum.
+
+    Raises
+    ------
+    StoreError
+        If the checksum does not match.
+    """
+    content = data[:-4]
+    if len(data) < 4 or google_crc32c.value(content) != int.from_bytes(data[-4:], "little"):
+        raise StoreError("its checksum does not match")
+    return content
 
 
 def _are_texts(content: bytes, count: int) -> bool:

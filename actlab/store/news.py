@@ -16,11 +16,11 @@ class News:
 
     Parameters
     ----------
-    on_error : {"warn", "raise", "stop"}
+    on_error : {"warn", "raise"}
         Whether `speak` raises, and always, or warns, of each kind once.
     """
 
-    def __init__(self, on_error: Literal["warn", "raise", "stop"]) -> None:
+    def __init__(self, on_error: Literal["warn", "raise"]) -> None:
         self._raises = on_error == "raise"
         self._lock = threading.Lock()
         self._waiting: dict[str, str] = {}
@@ -33,11 +33,6 @@ class News:
             if not is_known and not (kind == "closed" and "stopped" in self._waiting):
                 self._told.add(kind)
                 self._waiting[kind] = message
-
-    def silence(self, kind: str) -> None:
-        """Say nothing of a kind."""
-        with self._lock:
-            self._told.add(kind)
 
     def forget(self, kind: str) -> None:
         """Take back a message of a kind, which is over; the next one is news again."""

@@ -81,7 +81,7 @@ def check_output(out: str | os.PathLike[str], run: str | os.PathLike[str], *, ov
     if not os.path.lexists(target):
         return target
     if not overwrite:
-        raise StoreError(f"{target}: exists already; overwrite=True replaces it")
+        raise StoreError(f"{target}: exists already; overwrite=True or --overwrite replaces it")
     if target.is_dir():
         check_replaceable(target)
     elif not zipfile.is_zipfile(target):

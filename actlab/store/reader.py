@@ -185,15 +185,15 @@ def _lazy(
 ) -> xr.Dataset:
     """Return a group, or its live entries, in dask chunks as on disk; none raises but `StoreError`."""
     chosen = {} if live is None else {index_names(group)[0]: live}
-    data = group.isel(chosen)
+    lazy = {}
     for key, variable in group.variables.items():
         if key not in group.indexes:
             places = chosen.get(str(variable.dims[0])) if variable.dims else None
             blocks = Blocks(store, _name(path, key), variable, places)
             # With `fancy`, dask asks for one layer where only one is wanted.
-            lazy = _from_array(blocks, chunks=blocks.chunks, name=False, fancy=True)
-            data[key] = xr.Variable(variable.dims, lazy, variable.attrs, variable.encoding)
-    return data
+            values = _from_array(blocks, chunks=blocks.chunks, name=False, fancy=True)
+            lazy[key] = xr.Variable(variable.dims, values, variable.attrs, variable.encoding)
+    return group.isel(chosen).assign(lazy)  # all at once: xarray looks through the whole group each time
 
 
 def _name(path: str, key: Any) -> str:

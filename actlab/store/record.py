@@ -20,12 +20,15 @@ from actlab.store.groups import as_mapping, check_split
 from actlab.store.layout import ROOT, to_json
 from actlab.store.sources import Source
 
-__all__ = ["Record", "check_record", "read_record"]
+__all__ = ["LARGEST_STEP", "Record", "check_record", "read_record", "too_much"]
+
+LARGEST_STEP: Final = 1 << 40
+"""Largest step, length, and any other whole number of a root record."""
 
 _LARGEST_RECORD, _DEEPEST, _MOST_NODES = 16 << 20, 32, 10_000
 # Brackets, commas and colons: a small JSON of many empty lists would fill the memory.
 _MOST_PARTS = 1 << 19
-_LONGEST_DIM, _MOST_VALUES = 1 << 40, 1 << 48
+_MOST_VALUES = 1 << 48
 _NODE_NAME: Final = pattern(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127})*")
 # Attributes by which xarray would change values.
 _DECODED: Final = {"scale_factor", "add_offset", "missing_value", "_FillValue", "_Unsigned", "dtype"}
@@ -112,6 +115,15 @@ def check_record(data: bytes) -> Record:
     return Record(data, attributes, nodes, chains)
 
 
+def too_much(data: bytes, nodes: int) -> str | None:
+    """Say what of a root record that is to be written is more than readers take, None if nothing is."""
+    limits = {"bytes": (len(data), _LARGEST_RECORD), "values": (_parts(data), _MOST_PARTS)}
+    for thing, (found, most) in (limits | {"groups and arrays": (nodes, _MOST_NODES)}).items():
+        if found > most:
+            return f"{found:,} {thing}, more than {most:,}"
+    return None
+
+
 def _read(source: Source) -> bytes:
     """Read the file."""
     try:
@@ -138,9 +150,14 @@ def _parse(data: bytes) -> Any:
     ValueError
         If it is not, or would take far more memory than its size.
     """
-    if (parts := sum(map(data.count, b"[{,:"))) > _MOST_PARTS:
+    if (parts := _parts(data)) > _MOST_PARTS:
         raise ValueError(f"it has {parts} values, which no run needs")
     return json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+
+
+def _parts(data: bytes) -> int:
+    """Count brackets, commas and colons."""
+    return sum(map(data.count, b"[{,:"))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -203,7 +220,7 @@ def _check_version(attributes: Mapping[str, Any]) -> None:
 
 def _is_whole(value: Any) -> bool:
     """Whether a JSON value is a length, a number or a step: true is none of them."""
-    return type(value) is int and 0 <= value <= _LONGEST_DIM
+    return type(value) is int and 0 <= value <= LARGEST_STEP
 
 
 def _is_text(value: Any) -> bool:

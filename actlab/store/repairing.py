@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,9 @@ class Repair:
     damage: tuple[str, ...]
 
 
-def repair(path: str | os.PathLike[str]) -> Repair:
+def repair(
+    path: str | os.PathLike[str], *, progress: Callable[[str, int, int], None] = lambda *_: None
+) -> Repair:
     """Mend what can be mended of a run that nobody is writing. May be repeated.
 
     Files that a killed writer left half written are removed. Rows that a root record no longer lists,
@@ -57,6 +59,13 @@ def repair(path: str | os.PathLike[str]) -> Repair:
     ----------
     path : str or path-like
         Directory of the run.
+    progress : callable
+        Is told ``progress(stage, done, total)`` as the work goes on.
+
+    Returns
+    -------
+    Repair
+        What was mended, in `done`, and what cannot be, in `damage`: nothing in either if all was well.
 
     Raises
     ------
@@ -67,10 +76,10 @@ def repair(path: str | os.PathLike[str]) -> Repair:
     if is_url(path):
         raise StoreError(f"{path}: is a URL, expected the directory of a run on this machine")
     root = expand(path).resolve()
-    found = _repair(root)
+    found = _repair(root, progress)
     said = json.loads((root / ROOT).read_bytes())["attributes"]["actlab"].get("ranks")
     for rank in range(1, said["world_size"] if said is not None and said["rank"] == 0 else 1):
-        other = _repair(rank_path(root, rank))
+        other = _repair(rank_path(root, rank), progress)
         name = rank_path(root, rank).name
         found = Repair(
             (*found.done, *(f"{name}: {line}" for line in other.done)),
@@ -79,7 +88,7 @@ def repair(path: str | os.PathLike[str]) -> Repair:
     return found
 
 
-def _repair(root: Path) -> Repair:
+def _repair(root: Path, progress: Callable[[str, int, int], None]) -> Repair:
     """Repair one store."""
     if root.is_file():
         raise StoreError(f"{root}: is a file, expected the directory of a run")
@@ -98,7 +107,7 @@ def _repair(root: Path) -> Repair:
         directory.sync()
         if outdated:
             done.append(f"brought {_count(len(outdated), ROOT)} below the root up to it")
-        return Repair(tuple(done), tuple(StoredRun(source, record).damage()))
+        return Repair(tuple(done), tuple(StoredRun(source, record).damage(progress)))
     except StoreError as error:
         raise StoreError(f"{root}: {str(error).removeprefix(f'{root}: ')}") from error
     except OSError as error:

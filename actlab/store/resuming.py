@@ -80,8 +80,7 @@ def plan_attempt(
 ) -> Plan:
     """Plan another attempt at a run.
 
-    A last attempt without rows that began at the same step is used again, so that tries which failed
-    leave no trace.
+    A last attempt without rows is taken back: it has replaced nothing, so tries that failed leave no trace.
 
     Parameters
     ----------
@@ -99,15 +98,14 @@ def plan_attempt(
     StoreError
         If a row belongs to an attempt that is not listed.
     """
-    before: list[int] = attributes.get("attempts") or [0]
+    newest = max((int(each["attempt"].max()) for each in columns.values()), default=-1)
+    before: list[int] = (attributes.get("attempts") or [0])[: newest + 1]
     alive = {split: _live(split, each, before) for split, each in columns.items()}
     counted: dict[str, int] = {"train": 0} | attributes.get("steps", {})
     for split, each in columns.items():
         counted[split] = max(counted.get(split, 0), _last_step(each, alive[split]) + 1)
     start = counted["train"] if start is None else int(start)
-    newest = max((int(each["attempt"].max()) for each in columns.values()), default=-1)
-    is_unused = before[-1] == start and newest < len(before) - 1
-    attempts = before if is_unused else [*before, start]
+    attempts = [*before, start]
     live = {split: _live(split, each, attempts) for split, each in columns.items()}
     steps = counted | {"train": start}
     for split in columns.keys() - {"train"}:

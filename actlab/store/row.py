@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actlab.errors import nearest
-from actlab.schema import COUNTS, HEAD, LABEL, LOG_NAME, MOMENTS, SPLITS, LayerInfo
+from actlab.schema import COUNTS, HEAD, LABEL, LOG_NAME, MOMENTS, MOST_LOGS, SPLITS, LayerInfo
 from actlab.store.side import (
     ChannelStats,
     HeadCounts,
@@ -34,7 +34,6 @@ __all__ = [
     "Row",
     "RowRules",
     "row_checksum",
-    "sound_logs",
 ]
 
 _LARGEST_COUNT = int(np.iinfo(COUNTS.dtype).max)
@@ -151,6 +150,8 @@ class RowRules:
         Split -> units of the head's outputs, dims of their labels or 0 for none so far.
     side : mapping of str to SideRules
         Split -> what its side data must be.
+    logs : mapping of str to set of str
+        Split -> names of the scalars logged so far.
     """
 
     def __init__(
@@ -160,6 +161,7 @@ class RowRules:
         steps: Mapping[str, int] | None = None,
         heads: Mapping[str, tuple[int, int]] | None = None,
         side: Mapping[str, SideRules] | None = None,
+        logs: Mapping[str, set[str]] | None = None,
     ) -> None:
         self._n_buckets = n_buckets
         self._layers = layers
@@ -167,6 +169,7 @@ class RowRules:
         self._units = {split: units for split, (units, _) in (heads or {}).items()}
         self._label_dims = {split: dims for split, (_, dims) in (heads or {}).items() if dims > 0}
         self._side = dict(side or {})
+        self._logs = dict(logs or {})
 
     def misplaced(self, row: Row) -> str | None:
         """Say why a row has no place of its own in the run, None if it has; remember the place."""
@@ -187,6 +190,28 @@ class RowRules:
             if row.label is not None:
                 self._label_dims[row.split] = row.label.ndim
         return None
+
+    def sound_logs(self, row: Row) -> tuple[dict[str, float], str | None]:
+        """Return the logged scalars that the format can hold, and why not the first of the others."""
+        logs: Mapping[Any, Any] = row.logs
+        known = self._logs.setdefault(row.split, set())
+        sound: dict[str, float] = {}
+        problems: list[str] = []
+        for name, value in logs.items():
+            if not isinstance(name, str) or LOG_NAME.fullmatch(name) is None:
+                problems.append(f"log name {name!r} must be 1 to 120 of A-Z a-z 0-9 _ . -")
+            elif not isinstance(value, Real):
+                problems.append(f"log {name!r} must be a number, got {type(value).__name__}")
+            elif name not in known and len(known) == MOST_LOGS:
+                problems.append(f"log {name!r} is one name more than {MOST_LOGS:,}")
+            else:
+                try:
+                    sound[name] = float(value)
+                except OverflowError:
+                    problems.append(f"log {name!r} is too large for a float64")
+                else:
+                    known.add(name)
+        return sound, f"step {row.step} of {row.split!r}: {problems[0]}" if problems else None
 
     def sound_side(self, row: Row) -> tuple[Row, str | None]:
         """Return a row without the raw and side data that break the format, and what broke it first."""
@@ -251,21 +276,3 @@ class RowRules:
             return f"label is {label.dtype} {label.shape}, expected int64 {head.shape[:1]} or {head.shape}"
         dims = self._label_dims.get(row.split, label.ndim)
         return None if label.ndim == dims else f"label has {label.ndim} dims, before it had {dims}"
-
-
-def sound_logs(row: Row) -> tuple[dict[str, float], str | None]:
-    """Return the logged scalars that the format can hold, and why not the first of the others."""
-    logs: Mapping[Any, Any] = row.logs
-    sound: dict[str, float] = {}
-    problems: list[str] = []
-    for name, value in logs.items():
-        if not isinstance(name, str) or LOG_NAME.fullmatch(name) is None:
-            problems.append(f"log name {name!r} must be 1 to 120 of A-Z a-z 0-9 _ . -")
-        elif not isinstance(value, Real):
-            problems.append(f"log {name!r} must be a number, got {type(value).__name__}")
-        else:
-            try:
-                sound[name] = float(value)
-            except OverflowError:
-                problems.append(f"log {name!r} is too large for a float64")
-    return sound, f"step {row.step} of {row.split!r}: {problems[0]}" if problems else None

@@ -105,6 +105,11 @@ class LocalSource:
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
+        self._identity: tuple[int, int] | None = None  # of the directory that was read first
+
+    def __reduce__(self) -> tuple[type[LocalSource], tuple[Path]]:
+        """Be pickled by the path: another machine knows the directory by other numbers."""
+        return LocalSource, (Path(self.label),)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return a file or a part of it; see `Source`."""
@@ -143,6 +148,7 @@ class LocalSource:
         """Open a directory of the run; none on the way to it may be a link."""
         handle = os.open(self.label, _AT_ONCE | os.O_DIRECTORY)
         try:
+            self._check_identity(os.fstat(handle))
             for part in filter(None, name.split("/")):
                 try:
                     inner = os.open(part, _NO_LINK | os.O_DIRECTORY, dir_fd=handle)
@@ -153,6 +159,13 @@ class LocalSource:
             yield handle
         finally:
             os.close(handle)
+
+    def _check_identity(self, found: os.stat_result) -> None:
+        """Make sure that the run was not replaced: chunks of another one may look like its own."""
+        identity = found.st_dev, found.st_ino
+        if identity != (self._identity or identity):
+            raise OSError("the run was replaced by another one since it was opened")
+        self._identity = identity
 
 
 def _walk(directory: int, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
@@ -219,7 +232,8 @@ class ZipSource:
             raise FileNotFoundError(name)
         first, count = _part(name, member.file_size, start, stop)
         size = _LOCAL_HEADER.size
-        signature, *lengths = _LOCAL_HEADER.unpack(os.pread(self._handle, size, member.header_offset)[:size])
+        header = os.pread(self._handle, size, member.header_offset).ljust(size, b"\0")
+        signature, *lengths = _LOCAL_HEADER.unpack(header)
         if signature != b"PK\3\4":
             raise StoreError(f"{name!r} is not where the directory of the archive has it")
         place = member.header_offset + size + sum(lengths)
@@ -296,15 +310,17 @@ def _members(handle: int) -> dict[str, zipfile.ZipInfo]:
         raise StoreError(f"is no sound archive: {error}") from error
     found: dict[str, zipfile.ZipInfo] = {}
     for member in members:
-        if (reason := _unsound(member)) is not None or member.filename in found:
+        if (reason := _unsound(member, size)) is not None or member.filename in found:
             raise StoreError(f"is no sound archive: {member.filename!r:.80} {reason or 'is there twice'}")
         if not member.is_dir():
             found[member.filename] = member
     return found
 
 
-def _unsound(member: zipfile.ZipInfo) -> str | None:
-    """Say why a member of an archive cannot be read, None if it can."""
+def _unsound(member: zipfile.ZipInfo, size: int) -> str | None:
+    """Say why a member of an archive of so many bytes cannot be read, None if it can."""
+    if not 0 <= member.header_offset <= size - _LOCAL_HEADER.size - member.compress_size:
+        return "lies beyond its end"
     if member.flag_bits & 1:
         return "is encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -31,7 +31,7 @@ from actlab.schema import (
 from actlab.store.attempts import index_names
 from actlab.store.reader import Snapshot
 
-__all__ = ["Splits", "belong"]
+__all__ = ["Splits", "belong", "places"]
 
 _dask: Any = dask  # it has no annotations
 _BLOCK = 4 << 20  # bytes of one array of moments that are computed together
@@ -222,7 +222,7 @@ class Splits:
             return None
         rows, data = self[split], group.to_dataset(inherit=False)
         _, step, attempt = index_names(data)
-        place = _places(rows["step"], rows["attempt"]).get_indexer(_places(data[step], data[attempt]))
+        place = places(rows["step"], rows["attempt"]).get_indexer(places(data[step], data[attempt]))
         if (place < 0).any():
             lost = data[step].values[place < 0][0]
             raise StoreError(f"{self.path}: {group.path[1:]!r} has data of step {lost}, which is no row")
@@ -234,7 +234,7 @@ class Splits:
 
 def belong(entries: xr.Dataset, rows: xr.Dataset) -> NDArray[np.bool_]:
     """Say which entries of a child group [entry] belong to some rows of its split."""
-    return _places(entries["step"], entries["attempt"]).isin(_places(rows["step"], rows["attempt"]))
+    return places(entries["step"], entries["attempt"]).isin(places(rows["step"], rows["attempt"]))
 
 
 def _moments_by_label(raw: xr.Dataset) -> xr.Dataset | None:
@@ -262,7 +262,7 @@ def _moments_by_label(raw: xr.Dataset) -> xr.Dataset | None:
         which = label[sample]
     if sample.size == 0:
         return None
-    inverse, rows = pd.factorize(_places(raw["step"], raw["attempt"]))
+    inverse, rows = pd.factorize(places(raw["step"], raw["attempt"]))
     first = np.searchsorted(inverse, np.arange(len(rows)))
     order = np.argsort(inverse[sample], kind="stable")
     sample, which, row = sample[order], which[order], inverse[sample[order]]
@@ -304,6 +304,6 @@ def _moments(values: NDArray[Any], cell: NDArray[np.int64], shape: tuple[int, in
     return np.stack([total(np.ones_like(values)), mean, std])
 
 
-def _places(step: xr.DataArray, attempt: xr.DataArray) -> pd.MultiIndex:
+def places(step: xr.DataArray, attempt: xr.DataArray) -> pd.MultiIndex:
     """Return step and attempt of rows, which name them."""
     return pd.MultiIndex.from_arrays([step.values, attempt.values])

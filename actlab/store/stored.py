@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,15 @@ import zarr
 from numpy.typing import NDArray
 
 from actlab.errors import StoreError
+from actlab.schema import (
+    CHANNEL_TABLE,
+    CHANNELS_GROUP,
+    HEAD_GROUP,
+    RAW_GROUP,
+    TRUTH,
+    TRUTHS,
+    axis_from_attributes,
+)
 from actlab.store.decoding import SnapshotStore
 from actlab.store.merging import spans_of
 from actlab.store.ranks import open_merged
@@ -18,7 +28,7 @@ from actlab.store.record import Record
 from actlab.store.rows import SplitRows
 from actlab.store.sources import Source
 
-__all__ = ["StoredRun", "open_ranks"]
+__all__ = ["StoredRun", "are_same", "open_ranks"]
 
 
 class StoredRun:
@@ -90,8 +100,40 @@ class StoredRun:
         """
         return SplitRows(split, self.record.attributes, self.record.nodes, self.read)
 
-    def damage(self) -> Iterator[str]:
-        """Read every row, and say which ones are not as they were recorded: one line for each piece."""
+    def check_tables(self, split: str) -> None:
+        """Check what the checksum of no row covers: layers, buckets, truths, channels, steps of raw samples.
+
+        Raises
+        ------
+        StoreError
+            If one of them is damaged.
+        """
+        said, nodes = self.record.attributes, self.record.nodes
+        axis = axis_from_attributes(said["axis"])
+        expected: dict[str, tuple[Any, str]] = {
+            "layer": ([layer["name"] for layer in said["layers"]], "the root record"),
+            "lower": (axis.lower, "the axis"),
+            "upper": (axis.upper, "the axis"),
+        }
+        if f"{split}/{HEAD_GROUP}" in nodes:
+            expected[f"{HEAD_GROUP}/{TRUTH.name}"] = TRUTHS, "the format"
+        if f"{split}/{RAW_GROUP}" in nodes:
+            expected[f"{RAW_GROUP}/step"] = self.read(f"{split}/{RAW_GROUP}/sample_step"), "'sample_step'"
+        for name, (values, where) in expected.items():
+            if not are_same(self.read(f"{split}/{name}"), np.asarray(values)):
+                raise StoreError(f"{self.label}: '{split}/{name}' is damaged, it is not that of {where}")
+        group = f"{split}/{CHANNELS_GROUP}"
+        if group in nodes:
+            layer, index = (self.read(f"{group}/{each.name}").tolist() for each in CHANNEL_TABLE)
+            counted = [number for _, channels in groupby(layer) for number, _ in enumerate(channels)]
+            if index != counted or len(list(groupby(layer))) != len(set(layer)):  # side by side, from 0
+                raise StoreError(
+                    f"{self.label}: {group!r} is damaged, it is no table of layers and their channels"
+                )
+
+    def damage(self, progress: Callable[[str, int, int], None]) -> Iterator[str]:
+        """Read all, and say what is not as it was recorded: one line for each piece."""
+        done, total = 0, sum(self.record.attributes["rows"].values())
         for split in self.splits:
             try:
                 rows = self.rows(split)
@@ -108,8 +150,14 @@ class StoredRun:
                     for first, last in spans_of(steps, np.array([not each.is_sound for each in stored])):
                         which = f"step {first}" if first == last else f"steps {first} to {last}"
                         yield f"{which} of {split}: not as recorded (row_crc32c)"
+                done += len(block)
+                progress("Checking", done, total)
             for group, (step, _) in rows.strays():
                 yield f"{group} has data of step {step}, which is no row of {split}"
+            try:
+                self.check_tables(split)
+            except StoreError as error:
+                yield self._reason(error)
 
     def _reason(self, error: StoreError) -> str:
         """Say what is wrong, without the path of the run."""
@@ -125,3 +173,8 @@ def open_ranks(path: str | os.PathLike[str]) -> list[StoredRun]:
         As `open_merged`.
     """
     return [StoredRun(store.source, store.record) for store in open_merged(path).stores]
+
+
+def are_same(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two arrays are equal, NaN and NaN, too."""
+    return np.array_equal(first, second, equal_nan=first.dtype.kind == "f")

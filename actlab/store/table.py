@@ -28,6 +28,7 @@ from actlab.schema import (
     Variable,
 )
 from actlab.store.arrays import ArrayGroup, Read, roomy
+from actlab.store.blosc import LARGEST_CHUNK
 from actlab.store.layout import COORDINATES, RAW_COORDINATES
 from actlab.store.row import Row, row_checksum
 from actlab.store.side_table import SideTable
@@ -53,7 +54,8 @@ class _SplitTable:
     def new(cls, axis: FloatAxis, names: Sequence[str]) -> Self:
         """Return a split without rows."""
         # Room for layers that show up later, so that most runs never need a second column of chunks.
-        sizes, widths = {"layer": 0, "bucket": axis.n_buckets}, {"layer": roomy(len(names))}
+        most = LARGEST_CHUNK // (axis.n_buckets * np.dtype(COUNTS.dtype).itemsize)
+        sizes, widths = {"layer": 0, "bucket": axis.n_buckets}, {"layer": min(roomy(len(names)), most)}
         own = ArrayGroup({"coordinates": COORDINATES}, sizes, widths)
         for variable in (*ROWS, *MOMENTS, COUNTS, *LAYER_COORDINATES):
             own.create(variable)

@@ -19,13 +19,13 @@ from actlab.store.files import choose_mode, letting_go, open_directory
 from actlab.store.news import News
 from actlab.store.queue import RowQueue
 from actlab.store.resuming import Resumed
-from actlab.store.row import Row, sound_logs
+from actlab.store.row import Row
 
 __all__ = ["Row", "RunWriter"]
 
-# Seconds: first and longest pause after a failed write, patience of `close` with a failing disk, and of
-# `append` with a full queue.
-_FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE, _LONGEST_WAIT = 0.1, 30.0, 30.0, 60.0
+# Seconds: first and longest pause after a failed write, patience of `close` with a failing disk and with
+# one that takes no file, and of `append` with a full queue.
+_FIRST_PAUSE, _LONGEST_PAUSE, _PATIENCE, _LONGEST_SILENCE, _LONGEST_WAIT = 0.1, 30.0, 30.0, 60.0, 60.0
 
 _open_writers: set[RunWriter] = set()
 
@@ -63,9 +63,9 @@ class RunWriter:
     on_full : {"drop", "block"}
         What `append` does beyond `queue_bytes`: drop the row and record the gap, or wait for room, for
         at most 60 seconds between two commits, and then drop it.
-    on_error : {"warn", "raise", "stop"}
+    on_error : {"warn", "raise"}
         What the next call does about a row, a log or side data that cannot be written, or a disk that
-        fails; "stop" warns, and ends the recording when the disk fails for the first time.
+        fails.
 
     Attributes
     ----------
@@ -79,6 +79,8 @@ class RunWriter:
     StoreError
         If the path holds something, is being written, or cannot be written; if the run cannot be gone
         on with, or there is none to go on with at a `resume_step` above 0.
+    ValueError
+        If another argument is wrong; nothing has been written then.
     """
 
     def __init__(  # noqa: PLR0913 - the public signature; all but one are keywords
@@ -94,10 +96,10 @@ class RunWriter:
         queue_bytes: int = 256 << 20,
         fsync: bool | Literal["auto"] = "auto",
         on_full: Literal["drop", "block"] = "drop",
-        on_error: Literal["warn", "raise", "stop"] = "warn",
+        on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        if on_error not in ("warn", "raise", "stop"):
-            raise ValueError(f"on_error must be 'warn', 'raise' or 'stop', got {on_error!r}")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
         if on_full not in ("drop", "block"):
             raise ValueError(f"on_full must be 'drop' or 'block', got {on_full!r}")
         if not flush_every >= 0:
@@ -105,7 +107,7 @@ class RunWriter:
         mode = choose_mode(overwrite=overwrite, resume=resume, resume_step=resume_step)
         given = json_values(attributes)
         self._flush_every = flush_every
-        self._waits, self._stops = on_full == "block", on_error == "stop"
+        self._waits = on_full == "block"
         directory = open_directory(path, mode, fsync)
         with letting_go(directory):
             beginning = go_on(directory, axis, given, resume_step) if mode == "resume" else begin(axis)
@@ -158,6 +160,8 @@ class RunWriter:
         if self._forked:
             return False
         with self._wake:
+            if self._layer_map is not None:
+                row = self._layer_map.apply(row)
             if self._waits:
                 self._await_room(row)
             idle = self._changes == self._saved
@@ -246,7 +250,8 @@ class RunWriter:
     def close(self) -> None:
         """Commit everything, mark the run closed and let go of it. May be called again.
 
-        A disk that keeps failing is given 30 seconds; the warning then names the last steps kept.
+        A disk that keeps failing is given 30 seconds, one that takes no file 60; the warning then names
+        the last steps kept.
 
         Raises
         ------
@@ -260,8 +265,14 @@ class RunWriter:
                 self._closing = self._urgent = True
                 self._changes += 1
                 self._wake.notify_all()
-        self._thread.join()
-        self._committer.release()
+        written = -1
+        while self._thread.is_alive() and written != self._committer.written:
+            written = self._committer.written
+            self._thread.join(_LONGEST_SILENCE)
+        if self._thread.is_alive():
+            self._fail(f"{self.path}: the disk does not answer; {self._kept()}")
+        else:
+            self._committer.release()
         _open_writers.discard(self)
         self._news.speak()
 
@@ -284,13 +295,11 @@ class RunWriter:
         if self._closing or self._stopped:
             self._news.tell("closed", f"{self.path}: recording has ended, step {row.step} is dropped")
             return False
-        if self._layer_map is not None:
-            row = self._layer_map.apply(row)
         if (problem := self._rules.misplaced(row)) is not None:
             self._news.tell("row", f"{self.path}: row dropped: {problem}")
             return False
         self._steps[row.split] = max(self._steps.get(row.split, 0), int(row.step) + 1)
-        logs, problem = sound_logs(row)
+        logs, problem = self._rules.sound_logs(row)
         if problem is not None:
             self._news.tell("log", f"{self.path}: log dropped: {problem}")
             row = replace(row, logs=logs)
@@ -336,10 +345,6 @@ class RunWriter:
                 return
             except OSError as error:
                 reason = error.strerror or str(error)
-                if self._stops:
-                    self._news.silence("closed")  # once is enough
-                    self._fail(f"{self.path}: cannot write ({reason}); recording has stopped, {self._kept()}")
-                    return
                 if monotonic() >= give_up:
                     self._fail(f"{self.path}: cannot write ({reason}); {self._kept()}")
                     return

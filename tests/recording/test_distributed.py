@@ -257,6 +257,19 @@ class TestPlace:
             open_writer(tmp_path / "run.zarr", axis=FloatAxis(), attributes={}, reduce=False, storage=storage)
         assert find(0, tmp_path / "run.zarr").key == before.key
 
+    def test_ranks_that_go_on_at_0_agree_with_one_that_begins(self, group, find, tmp_path, monkeypatch):
+        path = tmp_path / "run.zarr"
+        storage = Storage(False, False, 0, 1.0, False, "drop", "raise")
+        options = {"axis": FloatAxis(), "attributes": {}, "reduce": False, "storage": storage}
+        find(0, path, fresh=True)
+        open_writer(path, **options).close()  # and rank 1 dies before it has a store
+        later = HashStore()
+        monkeypatch.setattr(distributed.distributed_c10d, "_get_default_store", lambda: later)
+        for rank in (0, 1):
+            find(rank, path, fresh=True)
+            open_writer(path, **options).close()
+        assert open_run(path).attributes["ranks"]["merged"] == [0, 1]
+
     def test_where_each_rank_writes(self, group, find, tmp_path):
         place = find(1, tmp_path / "run.zarr")
         assert place.path(tmp_path / "run.zarr") == str(tmp_path / "run.rank1.zarr")

@@ -179,6 +179,14 @@ class TestWhatIsNoRunIsNeverTouched:
         (tmp_path / "data.zarr" / ROOT).write_text(record)
         self.refuse(tmp_path / "data.zarr", mode, "is no actlab run")
 
+    @pytest.mark.parametrize("record", ["", '{"zarr_format": 3, "attri', None])
+    def test_a_run_whose_root_record_is_lost(self, tmp_path, mode, record):
+        (tmp_path / "run.zarr" / "train").mkdir(parents=True)
+        (tmp_path / "run.zarr" / "train" / ROOT).write_text("{}")
+        if record is not None:
+            (tmp_path / "run.zarr" / ROOT).write_text(record)
+        self.refuse(tmp_path / "run.zarr", mode, "is missing or damaged, which `actlab repair` may mend")
+
     def test_a_run_that_is_being_written(self, tmp_path, mode):
         directory = take(tmp_path / "run.zarr")
         directory.write(ROOT, root_record({}, {}))
@@ -195,6 +203,26 @@ def test_a_run_with_something_else_in_it_is_not_replaced(mode, old_run):
     assert contents(old_run) == before
     take(old_run, "resume").release()
     assert contents(old_run) == before
+
+
+def test_a_forked_child_does_not_keep_the_lock(old_run):
+    directory = take(old_run, "resume")
+    hold, let_go = os.pipe()
+    if (child := os.fork()) == 0:  # by another thread, before the writer is known
+        os.close(let_go)
+        os.read(hold, 1)
+        directory.release()
+        os._exit(0)
+    try:
+        directory.release()
+        again = take(old_run, "resume")
+    finally:
+        os.close(let_go)
+        assert os.waitpid(child, 0)[1] == 0
+        os.close(hold)
+    with pytest.raises(StoreError, match="is being written by another recorder"):
+        take(old_run, "resume")
+    again.release()
 
 
 def test_tilde_is_the_home_directory(tmp_path, monkeypatch):

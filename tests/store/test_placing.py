@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 import actlab
+from actlab.axis import FloatAxis
 from actlab.errors import StoreError
 from actlab.store.branching import branch
 from actlab.store.compacting import compact
@@ -52,7 +53,7 @@ def full_disk():
 
 def test_an_output_that_exists_is_refused(refuse, path):
     (path.parent / "there").write_text("precious")
-    assert "exists already; overwrite=True replaces it" in refuse(path.parent / "there")
+    assert "exists already; overwrite=True or --overwrite replaces it" in refuse(path.parent / "there")
     assert "is no actlab run; nothing was changed" in refuse(path.parent / "there", overwrite=True)
     (path.parent / "mine").mkdir()
     (path.parent / "mine" / "notes").write_text("precious")
@@ -98,6 +99,19 @@ def test_a_run_that_is_being_recorded_is_not_replaced(tool, record, path, tmp_pa
     compact(_closed(record, path), tmp_path / "other.zarr")
     with pytest.raises(StoreError, match="is being written"):
         tool(tmp_path / "other.zarr", path, overwrite=True)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_what_a_crash_left_beside_is_swept_unless_it_is_held(tool, record, path, tmp_path):
+    _closed(record, path)
+    out = tmp_path / "out.zarr"
+    (tmp_path / ".out.zarr.0a1b2c3d.partial").write_bytes(b"half an archive")
+    held, foreign = (tmp_path / f".out.zarr.{name}" for name in ("00000000.partial", "note"))
+    foreign.touch()
+    other = RunWriter(held, axis=FloatAxis(), attributes={}, fsync=False)
+    tool(path, out)
+    other.close()
+    assert sorted(each.name for each in tmp_path.glob(".*")) == [held.name, foreign.name]
 
 
 def _closed(record, path):

@@ -156,6 +156,19 @@ def test_a_row_that_does_not_match_its_checksum_is_named(path, record):
     assert repair(path).damage == ("step 5 of train: not as recorded (row_crc32c)",)
 
 
+def test_whatever_chunk_is_damaged_is_named(path, record):
+    record()
+    chunks = sorted(path.rglob("c.*"))
+    assert {chunk.parent.name for chunk in chunks} > {"layer", "lower", "upper", "channel_index", "counts"}
+    for chunk in chunks:
+        data = chunk.read_bytes()
+        chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        name = str(chunk.relative_to(path))
+        assert any(name in line for line in repair(path).damage), name
+        chunk.write_bytes(data)
+    assert repair(path).damage == ()
+
+
 def test_rows_whose_chunks_were_torn_are_not_taken_back(path, record, later, add_side):
     writer = record(close=False)
     old, torn = (path / "zarr.json").read_bytes(), (path / "train" / "std" / "c.0.0").read_bytes()

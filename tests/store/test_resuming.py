@@ -130,13 +130,15 @@ def test_the_last_row_is_the_last_of_all_splits():
     assert last == [("train", 2), ("valid", 1), ("train", 0), (None, None)]
 
 
-def test_an_attempt_that_recorded_nothing_is_used_again():
+def test_an_attempt_that_recorded_nothing_is_taken_back():
     training = Training(10, 4, 1)
     training.run(0, 25)
-    training.attempts = training.plan(20).attempts
-    assert training.attempts == [0, 20]
+    training.attempts = training.plan(15).attempts
+    assert training.attempts == [0, 15]
+    assert training.plan(15).attempts == [0, 15]
     assert training.plan(20).attempts == [0, 20]
-    assert training.plan(15).attempts == [0, 20, 15]
+    assert training.plan(20).last_steps["train"] == 19  # what the mistaken attempt at 15 hid lives again
+    training.attempts = [0, 20]
     training.run(20, 1)
     assert training.plan(20).attempts == [0, 20, 20]
     assert plan_attempt({}, {}, TABLE).attempts == [0]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actlab.schema import LayerInfo
-from actlab.store.row import Row, RowRules, row_checksum, sound_logs
+from actlab.store.row import Row, RowRules, row_checksum
 
 
 @given(
@@ -143,8 +143,17 @@ class TestLogs:
     )
     def test_a_scalar_the_format_cannot_hold_goes_alone(self, name, value, reason, make_row):
         row = replace(make_row(4), logs={"a": 1, name: value, "b": float("inf")})
-        assert sound_logs(row) == ({"a": 1.0, "b": float("inf")}, f"step 4 of 'train': {reason}")
+        assert RowRules(1).sound_logs(row) == ({"a": 1.0, "b": float("inf")}, f"step 4 of 'train': {reason}")
 
     def test_sound_ones_stay(self, make_row):
         row = make_row(4, logs=("loss", "lr.head"))
-        assert sound_logs(row) == (row.logs, None)
+        assert RowRules(1).sound_logs(row) == (row.logs, None)
+
+    def test_names_are_limited_for_each_split(self, make_row, monkeypatch):
+        monkeypatch.setattr("actlab.store.row.MOST_LOGS", 3)
+        rules = RowRules(1, logs={"train": {"a", "b"}})
+        found, problem = rules.sound_logs(replace(make_row(4), logs={"c": 1.0, "d": 2.0, "a": 3.0}))
+        assert found == {"c": 1.0, "a": 3.0}
+        assert problem == "step 4 of 'train': log 'd' is one name more than 3"
+        row = replace(make_row(4, "valid"), logs={"d": 1.0})
+        assert rules.sound_logs(row) == (row.logs, None)

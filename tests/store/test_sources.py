@@ -150,6 +150,24 @@ class TestZipSource:
         with pytest.raises(StoreError, match=r"'train/raw/head/c\.0\.0' is damaged in the archive"):
             ZipSource(path).read("train/raw/head/c.0.0")
 
+    def test_a_member_beyond_the_end(self, archive):
+        path = archive("")
+        data = bytearray(path.read_bytes())
+        place = data.index(b"PK\1\2")
+        data[place + 42 : place + 46] = len(data).to_bytes(4, "little")
+        path.write_bytes(data)
+        with pytest.raises(StoreError, match=r"is no sound archive: 'zarr\.json' lies beyond its end"):
+            find_source(path)
+
+    def test_an_archive_that_is_cut_while_it_is_read(self, archive):
+        path = archive("")
+        source = find_source(path)
+        path.write_bytes(b"")
+        with pytest.raises(
+            StoreError, match=r"'zarr\.json' is not where the directory of the archive has it"
+        ):
+            source.read("zarr.json")
+
     def test_keeps_the_archive_that_it_opened(self, archive):
         path = archive("")
         source = find_source(path)

@@ -7,7 +7,6 @@ import tracemalloc
 import warnings
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import xarray as xr
 
@@ -87,40 +86,6 @@ class TestOnFullBlock:
             os._exit(writer.append(make_row(1)))
         assert os.waitpid(child, 0)[1] == 0
         gate.set()
-
-
-class TestOnErrorStop:
-    def test_the_first_failure_ends_the_recording_with_one_warning(
-        self, start, path, make_row, failing_disk, fingerprint, stored_rows
-    ):
-        writer = start(on_error="stop", flush_every=3600)
-        writer.append(make_row(0))
-        writer.flush()
-        before = (path / "zarr.json").read_bytes()
-        with failing_disk(1, times=10**9) as disk, warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            assert writer.append(make_row(1))
-            assert writer.flush() == {"train": 0}
-            calls = disk.calls
-            time.sleep(2 * writer_module._FIRST_PAUSE)
-            assert disk.calls == calls
-            assert not writer.append(make_row(2))
-            writer.flush()
-            writer.close()
-        reason = "cannot write (No space left on device); recording has stopped"
-        assert [str(warning.message) for warning in caught] == [
-            f"{path}: {reason}, all rows are lost but train up to step 0"
-        ]
-        assert (path / "zarr.json").read_bytes() == before
-        assert [fingerprint(row) for row, *_ in stored_rows(path)] == [fingerprint(make_row(0))]
-        start(resume=True)
-
-    def test_a_row_that_does_not_fit_does_not(self, start, make_row):
-        writer = start(on_error="stop")
-        with pytest.warns(RuntimeWarning, match="std has shape"):
-            writer.append(replace(make_row(0), std=np.zeros(7)))
-        assert writer.append(make_row(1))
-        assert writer.flush() == {"train": 1}
 
 
 @pytest.mark.parametrize("options", [{"on_full": "wait"}, {"on_error": "ignore"}])

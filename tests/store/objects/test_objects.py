@@ -391,6 +391,14 @@ def test_an_account_that_is_not_said_is_one_line(monkeypatch):
         ObjectSource("az://container/mnist.zarr")
 
 
+def test_credentials_that_are_not_said_are_named_as_the_reason(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=r"run\.zarr: no credentials in the environment, [^\n]+refused\)$"):
+        ObjectDirectory("s3://bucket/run.zarr", "new")
+
+
 def test_a_missing_package_names_the_pip_line():
     code = "import sys; sys.modules['obstore'] = None\nfrom actlab.store.files import open_directory\n"
     found = subprocess.run(
