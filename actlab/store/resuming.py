@@ -80,7 +80,8 @@ def plan_attempt(
 ) -> Plan:
     """Plan another attempt at a run.
 
-    A last attempt without rows is taken back: it has replaced nothing, so tries that failed leave no trace.
+    A last attempt without rows or batches is taken back: it has replaced nothing, so tries that failed leave
+    no trace.
 
     Parameters
     ----------
@@ -91,7 +92,8 @@ def plan_attempt(
     layers : tuple of LayerInfo
         The table of layers.
     start : int, optional
-        The `train_step` it begins at; by default the number of training batches of the last commit.
+        The `train_step` it begins at; by default the number of training batches of the last commit, which
+        are those of an attempt that is taken back, too.
 
     Raises
     ------
@@ -99,12 +101,16 @@ def plan_attempt(
         If a row belongs to an attempt that is not listed.
     """
     newest = max((int(each["attempt"].max()) for each in columns.values()), default=-1)
-    before: list[int] = (attributes.get("attempts") or [0])[: newest + 1]
+    listed: list[int] = attributes.get("attempts") or [0]
+    said: int = attributes.get("steps", {}).get("train", listed[-1])
+    is_idle = newest + 1 < len(listed) and said <= listed[-1]
+    before = listed[: newest + 1] if is_idle else listed
     alive = {split: _live(split, each, before) for split, each in columns.items()}
     counted: dict[str, int] = {"train": 0} | attributes.get("steps", {})
     for split, each in columns.items():
         counted[split] = max(counted.get(split, 0), _last_step(each, alive[split]) + 1)
-    start = counted["train"] if start is None else int(start)
+    default = listed[-1] if is_idle else counted["train"]
+    start = default if start is None else int(start)
     attempts = [*before, start]
     live = {split: _live(split, each, attempts) for split, each in columns.items()}
     steps = counted | {"train": start}

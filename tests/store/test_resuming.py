@@ -135,9 +135,12 @@ def test_an_attempt_that_recorded_nothing_is_taken_back():
     training.run(0, 25)
     training.attempts = training.plan(15).attempts
     assert training.attempts == [0, 15]
-    assert training.plan(15).attempts == [0, 15]
+    training.counted["train"] = 15  # as the writer then says
+    assert training.plan(15).attempts == training.plan(None).attempts == [0, 15]
     assert training.plan(20).attempts == [0, 20]
     assert training.plan(20).last_steps["train"] == 19  # what the mistaken attempt at 15 hid lives again
+    training.counted["train"] = 17  # under every=10, batches without rows
+    assert training.plan(20).attempts == [0, 15, 20]
     training.attempts = [0, 20]
     training.run(20, 1)
     assert training.plan(20).attempts == [0, 20, 20]

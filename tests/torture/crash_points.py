@@ -86,7 +86,7 @@ def run(*, long: bool, seed: int) -> Iterator[Result]:
     first, *others = SCRIPTS
     yield crash_everywhere(first, seed, None if long else 5)
     for script in others:
-        yield crash_everywhere(script, seed, 400 if long else 5)
+        yield crash_everywhere(script, seed, 250 if long else 5)
     yield crash_everywhere(replace(SCRIPTS[1], fsync=False), seed, 100 if long else 8, control=True)
 
 

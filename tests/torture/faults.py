@@ -126,9 +126,9 @@ def run(*, long: bool, seed: int) -> Iterator[Result]:
     """Yield the results of all ways to fail."""
     import actlab.store.writer  # noqa: F401 - before the forks, which then cost no start
 
-    yield fail_everywhere(SCRIPT, "once", seed, 1000 if long else 4)
+    yield fail_everywhere(SCRIPT, "once", seed, 600 if long else 4)
     for how_often in ("5 in a row", "for ever"):
-        yield fail_everywhere(SCRIPT, how_often, seed, 150 if long else 3)
+        yield fail_everywhere(SCRIPT, how_often, seed, 100 if long else 3)
     for script in SCRIPTS[1:]:
         yield fail_everywhere(script, "once", seed, 150 if long else 2)
 

@@ -22,7 +22,7 @@ from tests.torture.common import ROOT, Result, main, scratch
 from tests.torture.hostile import CORPUS
 from tests.torture.samples import record_sample
 
-QUICK, LONG, BATCH = 100, 2000, 250
+QUICK, LONG, BATCH = 100, 1200, 200
 CONTROLS = ("gzip-bomb", "chunk-link", "folder-link", "chunk-fifo")  # memory, files outside, a hang
 PATIENCE = {"actlab": 20.0, "plain": 5.0, "": 120.0}  # seconds without a word from the child: it hangs
 

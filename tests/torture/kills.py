@@ -198,7 +198,7 @@ def warm_up() -> None:
 def run(*, long: bool, seed: int) -> Iterator[Result]:
     """Yield the results of all kinds of writers, and of those that must fail."""
     warm_up()
-    yield kill("kill -9, RunWriter", write_rows, 1000 if long else 18, seed)
+    yield kill("kill -9, RunWriter", write_rows, 600 if long else 18, seed)
     yield kill("kill -9, Recorder", record_tensors, 200 if long else 9, seed + 1, kind="tensors")
     least = 100 if long else 1
     yield kill("kill -9, commit before chunks", write_rows_out_of_order, 100, seed, control=least)

@@ -27,7 +27,7 @@ from tests.torture.crashes import abandon
 from tests.torture.rows import as_row, axis, events, expected_row
 from tests.torture.samples import contents, digest
 
-QUICK, LONG = 6.0, 180.0  # seconds of reading
+QUICK, LONG = 6.0, 120.0  # seconds of reading
 ATTEMPTS, ROWS, COMMIT = 6, 26, 5  # of a run; rows of an attempt; rows between commits
 RECORD = "zarr.json"
 

@@ -20,7 +20,7 @@ from tests.torture.samples import contents, digest, files_of, lay_out, record_sa
 
 Files = dict[str, bytes]
 ROOT = "zarr.json"
-QUICK, LONG = 1, 25  # of each kind, in each form of a run
+QUICK, LONG = 1, 8  # of each kind, in each form of a run
 
 
 def _chunk(files: Files, random: Random) -> str:

@@ -262,11 +262,11 @@ def run(*, long: bool, seed: int) -> Iterator[Result]:
 
     with server() as port, scratch() as folder, Checker() as checker:
         disk = Disk(port, folder)
-        yield kills(100 if long else 6, seed, disk, checker)
-        yield races("object storage, two writers", 30 if long else 2, seed, disk, checker)
+        yield kills(60 if long else 6, seed, disk, checker)
+        yield races("object storage, two writers", 20 if long else 2, seed, disk, checker)
         name = "object storage, no conditional puts"
         yield races(name, 20 if long else 3, seed, disk, checker, control=True)
-        yield faults(200 if long else 20, seed, port, disk, checker)
+        yield faults(120 if long else 20, seed, port, disk, checker)
 
 
 if __name__ == "__main__":
