@@ -90,10 +90,9 @@ class Recording(RuleBasedStateMachine):
 
     def expected_starts(self, start: int | None) -> list[int]:
         """Return the attempts after a resume."""
-        if start is None:
-            start = max(self.starts[-1], self.next_train())
-        is_unused = all(attempt < self.attempt for _, attempt, _ in self.acked)
-        return self.starts if is_unused and start == self.starts[-1] else [*self.starts, start]
+        if all(attempt < self.attempt for _, attempt, _ in self.acked):  # an idle attempt is taken back
+            return [*self.starts[:-1], self.starts[-1] if start is None else start]
+        return [*self.starts, self.next_train() if start is None else start]
 
     def hold(self) -> None:
         """Let the writer commit only when it is told to, so that examples repeat."""

@@ -145,20 +145,21 @@ def kill_store(
             tally.result.lost += 1
             tally.note(f"{path}: the training failed in life {number}, status {child.status}")
             return
-        if reports or has_attempt(path, number):
+        if reports or has_attempt(path, number, start):
             history.took(number, start, max(reports, default=0))
         if not tally.verify(checker, path, seed, history, max(reports, default=0)):
             return
 
 
-def has_attempt(path: Path, number: int) -> bool:
+def has_attempt(path: Path, number: int, start: Attempt) -> bool:
     """Whether a life that was killed before it could say so has begun its attempt."""
     import json
 
     try:
-        return len(json.loads((path / "zarr.json").read_bytes())["attributes"]["actlab"]["attempts"]) > number
+        starts = json.loads((path / "zarr.json").read_bytes())["attributes"]["actlab"]["attempts"]
     except FileNotFoundError:
         return False
+    return starts[number:] == [start.train]
 
 
 def kill(name: str, life: Life, most: int, seed: int, *, kind: str = "rows", control: int = 0) -> Result:

@@ -57,14 +57,13 @@ class History:
         train, valid = self.attempts[-1].end()
         if resume_step is not None and resume_step < train:
             train, valid = resume_step, EVALUATION * (resume_step // EPOCH + 1)
-        last = self.attempts[-1]
-        is_reused = last.rows == 0 and last.train == train
-        return len(self.attempts) - is_reused, Attempt(train, valid)
+        is_idle = self.attempts[-1].rows == 0  # the next attempt takes it back
+        return len(self.attempts) - is_idle, Attempt(train, valid)
 
     def took(self, number: int, start: Attempt, acked: int) -> None:
         """Note that an attempt began, as far as the parent knows, and what it was told is committed."""
-        if number == len(self.attempts):
-            self.attempts.append(Attempt(start.train, start.valid))
+        if number == len(self.attempts) or self.attempts[number].rows == 0:
+            self.attempts[number:] = [Attempt(start.train, start.valid)]
         self.attempts[number].rows = max(self.attempts[number].rows, acked)
 
     def missing(self, found: dict) -> int:

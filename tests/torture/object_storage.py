@@ -114,7 +114,7 @@ def kill_run(
             tally.result.lost += 1
             tally.note(f"{name}: the training failed in life {number}, status {child.status}")
             return
-        if reports or has_attempt(path, number):
+        if reports or has_attempt(path, number, start):
             history.took(number, start, max(reports, default=0))
         if not tally.verify(checker, path, seed, history, max(reports, default=0)):
             return

@@ -120,7 +120,7 @@ def _cut_disk(
         disk.cut()
         told = max(child.kill(), default=-1)
         disk.restart()
-        if told >= 0 or has_attempt(path, number):
+        if told >= 0 or has_attempt(path, number, start):
             history.took(number, start, max(told, 0))
         if not tally.verify(checker, path, seed, history, max(told, 0)):
             return

@@ -81,7 +81,7 @@ def test_an_attempt_goes_on_where_the_last_one_ended():
     assert history.next(4) == (1, Attempt(4, 2))
     history.took(1, Attempt(4, 2), 0)
     assert history.next() == (1, Attempt(4, 2))
-    assert history.next(2) == (2, Attempt(2, 2))
+    assert history.next(2) == (1, Attempt(2, 2))
 
 
 def test_a_plan_tells_the_states_of_a_script():
