@@ -218,6 +218,8 @@ def _compare(stored: np.ndarray, name: str, entries: list) -> tuple[str, str]:
     lengths = [len(part) for part in parts]
     if sum(lengths) != len(stored):
         return f"has {len(stored)} entries, expected {sum(lengths)}", "torn"
+    if len({part.shape[1:] for part in parts}) > 1:
+        return f"has shape {stored.shape}, expected rows of several shapes", "torn"
     expected = np.concatenate(parts)
     if expected.shape != stored.shape:
         return f"has shape {stored.shape}, expected {expected.shape}", "torn"

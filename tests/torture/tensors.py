@@ -15,7 +15,7 @@ from tests.torture.rows import SPLITS, place_of
 
 LAYERS = ("input", "squash", "head")
 _SHAPE = (5, 6)
-_TOLERANCE = 1e-6  # relative, of mean and std: kernels may add up in float32 within a block
+_TOLERANCE = 1e-6  # of mean and std, relative to both: kernels may add up in float32 within a block
 
 
 def values_of(seed: int, attempt: int, split: str, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,9 @@ def _differences(split: str, rows, raw, expected: list[dict]) -> Iterable[str]:
         else:
             due, stored = np.stack(due), rows[name].values
         tolerance = _TOLERANCE if name in ("mean", "std") else 0
-        if stored.shape != due.shape or not np.allclose(stored, due, tolerance, 0, equal_nan=True):
+        # A mean of large values that cancel is as exact as they are.
+        spread = tolerance * np.nan_to_num(np.stack([row["std"] for row in expected])) if tolerance else 0
+        if stored.shape != due.shape or not np.allclose(stored, due, tolerance, spread, equal_nan=True):
             yield f"{split}/{name}: differs"
     for name in ("step", "attempt"):
         due = np.repeat([row[name] for row in expected], _SHAPE[0])
