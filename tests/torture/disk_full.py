@@ -178,12 +178,14 @@ append(5)
 """
 _HANDLER = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
 
+# A shell lets what it starts in the background ignore SIGINT.
+_LISTEN = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 ENDS: dict[str, tuple[str, int, int]] = {
     "end of main": ("", 0, 30),
     "sys.exit": ("sys.exit(3)", 3, 30),
     "exception": ("raise KeyError", 1, 30),
     "exception in a thread": ("threading.Thread(target=lambda: 1 / 0).start()", 0, 30),
-    "SIGINT": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -2, 30),
+    "SIGINT": (_LISTEN + "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -2, 30),
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -15, 10),
     "SIGTERM with a handler": (_HANDLER + "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 7, 30),
     "os._exit": ("os._exit(5)", 5, 10),

@@ -37,7 +37,7 @@ from tests.torture.crashes import abandon, crash
 from tests.torture.primitives import Fault, watched
 from tests.torture.rows import as_row, axis, events, place_of
 
-QUICK, LONG = (40, 30), (120, 40)  # examples, steps in each
+QUICK, LONG = (40, 30), (120, 30)  # examples, steps in each
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None  # where fsync costs nothing
 SEED = 7  # of the rows
 
