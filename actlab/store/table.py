@@ -100,7 +100,7 @@ class _SplitTable:
         values |= {"attempt": attempt, "row_crc32c": row_checksum(row, attempt)}
         values |= {LOG_PREFIX + name: value for name, value in row.logs.items()}
         arrays = self._own.arrays
-        for name in values.keys() - arrays.keys():
+        for name in sorted(values.keys() - arrays.keys()):
             description = f"{name.removeprefix(LOG_PREFIX)!r} as logged by the training"
             self._own.create(Variable(name, ("step",), "float64", "NaN", description), self.rows)
         self._own.extend({name: np.asarray(value)[None] for name, value in values.items()})
