@@ -24,6 +24,7 @@ from actlab.schema import (
     SPLITS,
     LayerInfo,
     axis_from_attributes,
+    layers_from_attributes,
 )
 from actlab.store.choices import choose_counts, choose_values
 from actlab.store.ranks import open_merged
@@ -117,7 +118,7 @@ class Run(Splits):
         """Take a snapshot, and forget what was read of another."""
         super()._show(snapshot)
         self.axis: FloatAxis = axis_from_attributes(self.attributes["axis"])
-        self._infos = _layer_infos(snapshot)
+        self._infos = layers_from_attributes(snapshot.attributes)
         head: str | None = self.attributes.get("head")
         self.head = head if head in self.names else None
         self._totals: dict[str, xr.DataArray] = {}
@@ -377,11 +378,3 @@ class Run(Splits):
         span = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
         n = self[split].sizes["step"]
         return f"{n} row{'s' if n > 1 else ''}, {span}, {kept}"
-
-
-def _layer_infos(snapshot: Snapshot) -> list[LayerInfo]:
-    """Read the layer table; what a later format adds to its entries is left out."""
-    return [
-        LayerInfo(**{name: entry[name] for name in LAYER_FIELDS} | {"shape": tuple(entry["shape"])})
-        for entry in snapshot.attributes["layers"]
-    ]

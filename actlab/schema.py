@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from actlab.axis import FloatAxis
@@ -48,6 +49,7 @@ __all__ = [
     "Variable",
     "axis_from_attributes",
     "axis_to_attributes",
+    "layers_from_attributes",
 ]
 
 FORMAT_VERSION: Final = (1, 2)
@@ -151,6 +153,17 @@ class LayerInfo:
     description: str = ""
     shape: tuple[int, ...] = ()
     calls: int = 0
+
+
+_LAYER_FIELDS: Final = [field.name for field in fields(LayerInfo)]
+
+
+def layers_from_attributes(attributes: Mapping[str, Any]) -> tuple[LayerInfo, ...]:
+    """Read the table of layers; what a later format adds to its entries is left out."""
+    return tuple(
+        LayerInfo(**{name: entry[name] for name in _LAYER_FIELDS} | {"shape": tuple(entry["shape"])})
+        for entry in attributes["layers"]
+    )
 
 
 def axis_to_attributes(axis: FloatAxis) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from actlab.schema import (
     RAW_GROUP,
     SAMPLES_GROUP,
     VALUES,
-    LayerInfo,
     axis_from_attributes,
     axis_to_attributes,
+    layers_from_attributes,
 )
 from actlab.store.arrays import Read, read_column
 from actlab.store.files import Directory
@@ -178,10 +178,7 @@ def _recorded_by(attributes: Mapping[str, Any]) -> str:
 def _load(record: Record, axis: FloatAxis, step: int | None, read: Read) -> Beginning:
     """Return the beginning of another attempt."""
     said, nodes = record.attributes, record.nodes
-    layers = tuple(
-        LayerInfo(each["name"], each["kind"], each["description"], tuple(each["shape"]), each["calls"])
-        for each in said["layers"]
-    )
+    layers = layers_from_attributes(said)
     columns = {
         split: {name: read_column(f"{split}/{name}", nodes[f"{split}/{name}"], read) for name in _COLUMNS}
         for split in said["rows"]

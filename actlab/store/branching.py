@@ -15,14 +15,20 @@ from typing import Any
 import numpy as np
 
 from actlab.errors import StoreError
-from actlab.schema import CHANNELS, FORMAT_VERSION, LABEL_MOMENTS, SPLITS, axis_from_attributes
+from actlab.schema import (
+    CHANNELS,
+    FORMAT_VERSION,
+    LABEL_MOMENTS,
+    SPLITS,
+    axis_from_attributes,
+    layers_from_attributes,
+)
 from actlab.store.attempts import live_rows
 from actlab.store.files import Directory, expand, open_directory
 from actlab.store.layout import ROOT, root_record, to_json
 from actlab.store.placing import placed_runs
 from actlab.store.resuming import plan_attempt
 from actlab.store.row import ChannelStats, LabelMoments, Row
-from actlab.store.rows import layer_table
 from actlab.store.stored import StoredRun
 from actlab.store.table import RunTable
 from actlab.store.urls import is_url
@@ -92,7 +98,7 @@ class _Branch:
         self._run, said = run, run.record.attributes
         self._splits = {split: run.rows(split) for split in run.splits}
         columns = {split: rows.columns for split, rows in self._splits.items()}
-        layers = layer_table(said)
+        layers = layers_from_attributes(said)
         counted = plan_attempt(said, columns, layers).resumed.steps["train"]
         if step is not None and not 0 <= step <= counted:
             raise StoreError(f"{run.label}: has train_steps 0 to {counted}, no {step} to branch at")

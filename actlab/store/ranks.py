@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.errors import StoreError
-from actlab.schema import SPLITS, LayerInfo
+from actlab.schema import SPLITS, LayerInfo, layers_from_attributes
 from actlab.store.merging import Spans, join_spans, rank_path, spans_of, union_layers
 from actlab.store.rank_groups import merge_split
 from actlab.store.reader import Snapshot, read_snapshot
@@ -25,7 +25,6 @@ from actlab.store.urls import name_of
 __all__ = ["open_merged"]
 
 _PLACE = ("step", "epoch", "batch", "train_step")
-_LAYER_FIELDS = [field.name for field in fields(LayerInfo)]
 
 
 def open_merged(
@@ -125,11 +124,9 @@ class _Rank:
         self._places: dict[str, xr.Dataset] = {}
 
     @property
-    def layers(self) -> list[LayerInfo]:
-        """The table of layers; what a later format adds to its entries is left out."""
-        return [
-            LayerInfo(**{name: entry[name] for name in _LAYER_FIELDS}) for entry in self.attributes["layers"]
-        ]
+    def layers(self) -> tuple[LayerInfo, ...]:
+        """The table of layers."""
+        return layers_from_attributes(self.attributes)
 
     def rows(self, split: str) -> xr.Dataset | None:
         """Return where the rows of a split belong, loaded; None where there are none."""

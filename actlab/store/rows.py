@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
 
@@ -26,18 +26,17 @@ from actlab.schema import (
     ROWS,
     SAMPLES_GROUP,
     VALUES,
-    LayerInfo,
+    layers_from_attributes,
 )
 from actlab.store.row import ChannelStats, HeadCounts, LabelMoments, RawSamples, Row, row_checksum
 
-__all__ = ["Read", "SplitRows", "StoredRow", "layer_table"]
+__all__ = ["Read", "SplitRows", "StoredRow"]
 
 Read: TypeAlias = Callable[[str, slice], NDArray[Any]]
 """Reads entries of an array along its first dim, by its path below the root."""
 
 _BLOCK = 64 << 20  # bytes of the rows that are read together
 _PLACE = ("step", "epoch", "batch", "train_step", "time")
-_LAYER_FIELDS = [field.name for field in fields(LayerInfo)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ class SplitRows:
         self._nodes = {name: node for name, node in nodes.items() if name.startswith(f"{split}/")}
         self.columns = {each.name: self._whole(each.name) for each in ROWS}
         self._logs = [name for name in self._children(split) if name.startswith(LOG_PREFIX)]
-        self._layers = layer_table(attributes)
+        self._layers = layers_from_attributes(attributes)
         growth = attributes.get("layer_growth", {}).get(split) or [[0, len(self._layers)]]
         place = np.searchsorted([first for first, _ in growth], np.arange(len(self)), side="right") - 1
         self._known = np.array([known for _, known in growth])[place]
@@ -269,11 +268,3 @@ class _Entries:
         mine = self.entries[place]
         part = slice(mine.start - self._first, mine.stop - self._first)
         return {name: values[part] for name, values in self._values.items()}
-
-
-def layer_table(attributes: Mapping[str, Any]) -> tuple[LayerInfo, ...]:
-    """Read the table of layers; what a later format adds to its entries is left out."""
-    return tuple(
-        LayerInfo(**{name: entry[name] for name in _LAYER_FIELDS} | {"shape": tuple(entry["shape"])})
-        for entry in attributes["layers"]
-    )

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actlab.store.files import RunDirectory
 from actlab.store.row import ChannelStats, HeadCounts, LabelMoments, RawSamples
 from actlab.store.writer import RunWriter
 
@@ -34,6 +36,21 @@ def start(path, small_axis):
         warnings.simplefilter("ignore")
         for writer in started:
             writer.close()
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Return an event: while it is cleared, the disk hangs."""
+    event, write = threading.Event(), RunDirectory.write
+    event.set()
+
+    def wait_and_write(directory, name, data):
+        assert event.wait(30)
+        write(directory, name, data)
+
+    monkeypatch.setattr(RunDirectory, "write", wait_and_write)
+    yield event
+    event.set()
 
 
 class FailingDisk:

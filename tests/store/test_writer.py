@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 
@@ -15,23 +14,7 @@ import xarray as xr
 
 from actlab.errors import StoreError
 from actlab.store import writer as writer_module
-from actlab.store.files import RunDirectory
 from actlab.store.writer import RunWriter
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Return an event: while it is cleared, the disk hangs."""
-    event, write = threading.Event(), RunDirectory.write
-    event.set()
-
-    def wait_and_write(directory, name, data):
-        assert event.wait(30)
-        write(directory, name, data)
-
-    monkeypatch.setattr(RunDirectory, "write", wait_and_write)
-    yield event
-    event.set()
 
 
 def attributes(path):

@@ -12,22 +12,6 @@ import xarray as xr
 
 from actlab.store import arrays
 from actlab.store import writer as writer_module
-from actlab.store.files import RunDirectory
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Return an event: while it is cleared, the disk hangs."""
-    event, write = threading.Event(), RunDirectory.write
-    event.set()
-
-    def wait_and_write(directory, name, data):
-        assert event.wait(30)
-        write(directory, name, data)
-
-    monkeypatch.setattr(RunDirectory, "write", wait_and_write)
-    yield event
-    event.set()
 
 
 def attributes(path):
