@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from actlab import errors as errors
     from actlab import peaks as peaks
     from actlab import stats as stats
+    from actlab import steps as steps
     from actlab.axis import FloatAxis as FloatAxis
     from actlab.axis import LinearAxis as LinearAxis
+    from actlab.comparison import compare as compare
     from actlab.pages.build import report as report
     from actlab.rebinning import rebin as rebin
     from actlab.recording.automatic import record as record
@@ -34,6 +36,7 @@ _HOMES = {
     "Run": "actlab.run",
     "branch": "actlab.store.branching",
     "compact": "actlab.store.compacting",
+    "compare": "actlab.comparison",
     "open_run": "actlab.run",
     "pack": "actlab.store.packing",
     "rebin": "actlab.rebinning",
@@ -41,10 +44,10 @@ _HOMES = {
     "repair": "actlab.store.repairing",
     "report": "actlab.pages.build",
 }
-_MODULES = ("charts", "errors", "peaks", "stats")
+_MODULES = ("charts", "errors", "peaks", "stats", "steps")
 
-__all__ = ["FloatAxis", "LinearAxis", "Recorder", "Run", "branch", "charts", "compact", "errors", "open_run"]
-__all__ += ["pack", "peaks", "rebin", "record", "repair", "report", "stats"]
+__all__ = ["FloatAxis", "LinearAxis", "Recorder", "Run", "branch", "charts", "compact", "compare", "errors"]
+__all__ += ["open_run", "pack", "peaks", "rebin", "record", "repair", "report", "stats", "steps"]
 
 
 def __getattr__(name: str) -> Any:

@@ -103,7 +103,7 @@ def info(
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:  # nothing is lost where nobody can widen the window
         console = Console(markup=False, highlight=False, width=_PIPE_WIDTH)
-    _show_facts(console, run, sum(sum(store.source.sizes().values()) for store in snapshot.stores))
+    _show_facts(console, run)
     console.print()
     _show_splits(console, run)
     console.print()
@@ -262,7 +262,7 @@ def _parse_epochs(text: str | None) -> list[int] | None:
     return sorted(labels)
 
 
-def _show_facts(console: Console, run: Run, nbytes: int) -> None:
+def _show_facts(console: Console, run: Run) -> None:
     """Print what the run is, one fact a line."""
     known: Mapping[str, Any] = run.attributes
     axis = run.axis
@@ -276,7 +276,7 @@ def _show_facts(console: Console, run: Run, nbytes: int) -> None:
         "head": run.head,
         "epochs": known.get("epochs"),
         "closed": "yes" if known.get("closed") else still_open,
-        "size": decimal(nbytes) + (", compacted" if known.get("compacted") else ""),
+        "size": decimal(run.nbytes) + (", compacted" if known.get("compacted") else ""),
     }
     if len(attempts := known.get("attempts", [])) > 1:
         facts["attempts"] = f"{len(attempts)}, begun at train_step {', '.join(map(str, attempts))}"

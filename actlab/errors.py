@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -13,6 +14,7 @@ __all__ = [
     "SelectionError",
     "StoreError",
     "nearest",
+    "nearest_number",
 ]
 
 
@@ -63,8 +65,31 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """
     names = [str(item) for item in known]
     by_lower = {item.lower(): item for item in reversed(names)}
-    near = [by_lower[key] for key in get_close_matches(name.lower(), by_lower, count, 0.5)]
+    near = [by_lower[key] for key in get_close_matches(str(name).lower(), by_lower, count, 0.5)]
     if near:
         return f"did you mean {' or '.join(repr(item) for item in near)}?"
     shown = ", ".join(repr(item) for item in names[:8]) + (", ..." if len(names) > 8 else "")
     return f"valid names: {shown}" if names else "there are none"
+
+
+def nearest_number(number: int, known: Iterable[int]) -> str:
+    """Say which known whole numbers are nearest to a wrong one, such as an epoch or a step.
+
+    Parameters
+    ----------
+    number : int
+        What the user asked for.
+    known : iterable of int
+        The valid numbers.
+
+    Returns
+    -------
+    str
+        ``"did you mean 2 or 8? known: 0 to 99"``.
+    """
+    values = sorted({int(value) for value in known})
+    if not values:
+        return "there are none"
+    place = bisect_left(values, number)
+    near = " or ".join(map(str, values[max(place - 1, 0) : place + 1]))
+    return f"did you mean {near}? known: {values[0]}" + (f" to {values[-1]}" if len(values) > 1 else "")

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from actlab.run import open_run
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -51,6 +53,40 @@ def test_resnet_calls_every_leaf(overhead, size, n_leaves):
     # The figure of torchvision's ResNet-18, whose stem is the one for 224, with 10 classes for 1,000.
     n_parameters = sum(each.numel() for each in model.parameters())
     assert n_parameters == 11_689_512 - 513 * 990 - (64 * 3 * (49 - 9) if size == 32 else 0)
+
+
+@pytest.fixture
+def analysis(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import analysis
+
+    yield analysis
+    for name in ("analysis", "analysis_task", "models", "synthetic"):
+        sys.modules.pop(name, None)
+
+
+def test_analysis_measures_each_task_by_itself(analysis, tmp_path, capsys):
+    path = analysis.write(tmp_path, 3, 40)
+    assert capsys.readouterr().out.startswith("\n3 layers x 40 steps: 0.00 GB")
+    analysis.compare(path, 40, 1)
+    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:4]] == [
+        "| read and decompress",
+        "| re-bin every row to 200 bins",
+    ]
+    process, wall, memory = analysis.start("totals", path, 40)
+    assert process > 0
+    assert wall > 0
+    assert 50 < memory < 1000
+
+
+def test_every_task_of_the_analysis_runs(analysis, tmp_path):
+    import analysis_task
+
+    run = open_run(analysis.write(tmp_path, 3, 40))
+    for task in analysis_task.TASKS.values():
+        task(run["train"])
+    for task in analysis_task.OF_A_RUN.values():
+        task(run)
 
 
 def test_memory(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from actlab import errors
-from actlab.errors import ActlabError, SelectionError, nearest
+from actlab.errors import ActlabError, SelectionError, nearest, nearest_number
 
 BUILTIN = {
     "AxisError": ValueError,
@@ -52,3 +52,17 @@ def test_nearest_names(name, known, answer):
     found = nearest(name, known)
     assert sorted(found) == sorted(answer)
     assert found.split("'")[0] == answer.split("'")[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "known", "answer"),
+    [
+        (9, [0, 1, 2], "did you mean 2? known: 0 to 2"),
+        (-9, [2, -1, 0], "did you mean -1? known: -1 to 2"),
+        (5, range(0, 100, 3), "did you mean 3 or 6? known: 0 to 99"),
+        (5, [7, 7], "did you mean 7? known: 7"),
+        (5, [], "there are none"),
+    ],
+)
+def test_nearest_numbers(number, known, answer):
+    assert nearest_number(number, known) == answer

@@ -83,6 +83,15 @@ def test_the_page_about_recording_runs(tmp_path, monkeypatch):
         exec(compile(block["code"], "recording.md", "exec"), names)
 
 
+def test_the_page_about_analysis_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    names, blocks = {"__name__": "__main__"}, blocks_of("docs/analysis.md")
+    assert len(blocks) >= 15
+    for block in blocks:
+        exec(compile(block["code"], "analysis.md", "exec"), names)
+
+
 def test_the_page_about_stores_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)

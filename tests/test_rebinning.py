@@ -1,14 +1,17 @@
 """Re-binning by example: labels, laziness, refusals. What holds for all values: tests/properties."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from actlab.axis import FloatAxis, LinearAxis
-from actlab.errors import AxisError
+from actlab.errors import AxisError, SelectionError
 from actlab.rebinning import Buckets, bin_values, rebin, rebin_array
 
 AXIS = FloatAxis()
+VIEW = LinearAxis(-4, 4, 8)
 VARIABLES = ["counts", "underflow", "overflow", "neg_inf", "pos_inf", "nan", "bound", "exact"]
 
 
@@ -31,8 +34,9 @@ def two_layers():
 
 
 def test_variables_coordinates_and_attributes(two_layers):
-    found = rebin(two_layers, LinearAxis(-4, 4, 100))
+    found = rebin(two_layers.assign_attrs(long_name="values in each bucket"), LinearAxis(-4, 4, 100))
     assert [*found.data_vars] == VARIABLES
+    assert not any(variable.attrs for variable in found.data_vars.values())
     assert found.counts.dims == found.bound.dims == ("layer", "bin")
     assert found.nan.dims == found.exact.dims == ("layer",)
     assert found.layer.values.tolist() == ["a", "b"]
@@ -68,8 +72,8 @@ def test_edges_on_bucket_ends_are_exact_above_zero_and_cut_the_closed_ends_below
 
 def test_rounding_makes_no_bin_negative():
     axis, counts = FloatAxis(1, -2, 3), np.zeros(32, np.int64)
-    counts[18:25] = [100, 1000, 1, 100_000, 1, 10_000, 1000]
-    view = LinearAxis(1.487078817548555, 1.487078817548647, 100)  # a few steps of float64 wide
+    counts[18:25] = [100, 10, 1, 10_000, 10, 100, 10]
+    view = LinearAxis(1.4997959662675, 1.4997959662675877, 47)  # a few steps of float64 wide
     assert rebin_array(counts, axis.lower, axis.upper, view).counts.min() == 0
 
 
@@ -148,6 +152,112 @@ def test_counts_without_buckets_or_their_ends_are_refused(two_layers):
         rebin(two_layers.drop_vars("upper"), axis)
     with pytest.raises(AxisError, match=r"shape \(2, 3\) do not end with 3592 buckets"):
         rebin_array(np.zeros((2, 3)), AXIS.lower, AXIS.upper, axis)
+
+
+@pytest.mark.parametrize("value", [-1, -1e-9, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 15, 20, 31])
+def test_counts_that_are_none_are_refused(place, value):
+    axis = FloatAxis(1, -2, 3)
+    counts = np.ones(axis.n_buckets, type(value))
+    counts[place] = value
+    with pytest.raises(AxisError, match="must be finite and not negative"):
+        rebin_array(counts, axis.lower, axis.upper, LinearAxis(-1, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [object, bool, complex, "U3", "datetime64[s]"])
+def test_what_is_no_number_is_refused(dtype):
+    counts = np.zeros((2, AXIS.n_buckets)).astype(dtype)
+    with pytest.raises(AxisError, match="must be integers or floats, got"):
+        rebin_array(counts, AXIS.lower, AXIS.upper, LinearAxis(-1, 1, 2))
+
+
+class TestAxisOfEachLayer:
+    AXES: ClassVar = {"b": LinearAxis(-30, 30, 7), "a": LinearAxis(-1, 4, 7), "unused": LinearAxis(0, 1, 7)}
+
+    @pytest.mark.parametrize("chunks", [None, {"layer": 1}, {"layer": 2, "bucket": 100}])
+    def test_each_layer_is_as_by_itself(self, two_layers, chunks):
+        counts = xr.concat([two_layers, 3 * two_layers], "step")
+        found = rebin(counts if chunks is None else counts.chunk(chunks), self.AXES)
+        assert found.counts.dims == ("step", "layer", "bin")
+        assert found.attrs == {"n_bins": 7}
+        assert found.bin.values.tolist() == [*range(7)]
+        for name in ("a", "b"):
+            one, alone = found.sel(layer=name), rebin(counts.sel(layer=name), self.AXES[name])
+            for variable in VARIABLES:
+                np.testing.assert_array_equal(one[variable], alone[variable])
+            assert one.center.dims == ("bin",)
+            np.testing.assert_array_equal(one.center, alone.bin)
+            np.testing.assert_array_equal(one.lower, alone.lower)
+            np.testing.assert_array_equal(one.upper, alone.upper)
+
+    def test_no_layers_have_as_many_bins(self, two_layers):
+        found = rebin(two_layers.isel(layer=slice(0)), self.AXES)
+        assert found.counts.shape == (0, 7)
+        assert found.center.shape == (0, 7)
+
+    @pytest.mark.parametrize(
+        ("axes", "error", "message"),
+        [
+            ({"a": VIEW, "c": VIEW}, SelectionError, "no axis for the layer 'b': "),
+            ({"a": VIEW, "b": LinearAxis(-1, 1, 5)}, AxisError, r"same number of bins, got \[5, 8\]"),
+            ({}, SelectionError, "no axis for the layer 'a': there are none"),
+            ((-1, 1, 3), AxisError, r"a LinearAxis, or a mapping of layers to them, got \(-1, 1, 3\)"),
+        ],
+    )
+    def test_axes_that_do_not_fit_are_refused(self, two_layers, axes, error, message):
+        with pytest.raises(error, match=message):
+            rebin(two_layers, axes)
+
+    def test_counts_without_layers_are_refused(self, two_layers):
+        with pytest.raises(AxisError, match="needs the dim 'layer', got the dims"):
+            rebin(two_layers.sum("layer"), self.AXES)
+
+
+class TestDataset:
+    @pytest.fixture
+    def dataset(self, two_layers):
+        """Return counts [layer, bucket] with what a split of a run has beside them."""
+        extra = {"n": two_layers.sum("bucket"), "mean": ("layer", [0.0, 1.0]), "loss": 2.5}
+        return xr.Dataset({"counts": two_layers, **extra}, {"epoch": 3}, {"run": "x"})
+
+    @pytest.mark.parametrize("axis", [VIEW, {"a": VIEW, "b": LinearAxis(-1, 1, 8)}])
+    @pytest.mark.parametrize("chunks", [{}, {"layer": 1}])
+    def test_keeps_its_other_variables(self, dataset, axis, chunks):
+        data = dataset.chunk(chunks) if chunks else dataset
+        found = rebin(data, axis)
+        expected = rebin(dataset.counts, axis)
+        assert {*found.data_vars} == {*VARIABLES, "n", "mean", "loss"}
+        assert found.attrs == {"run": "x", **expected.attrs}
+        assert "bucket" not in found.dims
+        xr.testing.assert_equal(found[VARIABLES].compute(), expected[VARIABLES])
+        xr.testing.assert_equal(
+            found[["n", "mean", "loss"]]
+            .drop_vars(["bin", "lower", "upper", "center"], errors="ignore")
+            .compute(),
+            dataset[["n", "mean", "loss"]],
+        )
+        assert found.counts.chunks == (((1, 1), (8,)) if chunks else None)
+
+    def test_what_it_has_already_is_refused(self, dataset):
+        for name in ("bound", "nan", "bin"):
+            with pytest.raises(AxisError, match=f"has a '{name}' of its own: rename it first"):
+                rebin(dataset.assign({name: 1.0}), VIEW)
+        with pytest.raises(AxisError, match=r"has 'more' \[bucket\], too: drop it first"):
+            rebin(dataset.assign(more=dataset.counts), VIEW)
+        with pytest.raises(AxisError, match=r"needs the variable 'counts', got \['n'"):
+            rebin(dataset.drop_vars("counts"), VIEW)
+        with pytest.raises(AxisError, match="need the dim 'bucket'"):
+            rebin(dataset.assign(counts=dataset.n), VIEW)
+
+    def test_a_split_of_a_run_goes_in_whole(self, small_run):
+        found = rebin(small_run["train"], VIEW)
+        assert found.counts.dims == ("step", "layer", "bin")
+        assert found.epoch.dims == ("step",)
+        flow = found[VARIABLES[1:6]].to_array().sum("variable")
+        xr.testing.assert_allclose(
+            (found.counts.sum("bin") + flow).compute(), found.n.astype(float).compute(), rtol=1e-12
+        )
+        assert found.counts.chunksizes["step"] == small_run["train"].counts.chunksizes["step"]
 
 
 def test_bin_values_is_numpy_with_the_flow(two_layers):

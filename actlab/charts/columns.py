@@ -7,16 +7,18 @@ length of the training.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
-from actlab.charts.pooling import Pool, in_order, last_quarter, oddest, pool_groups
+from actlab.charts.pooling import Pool
 from actlab.charts.sources import Counts, Source, sources
 from actlab.errors import SelectionError, nearest
 from actlab.run import Run
+from actlab.steps import find_oddest, in_order, last_quarter, pool_groups
 
 __all__ = ["Progress", "columns"]
 
@@ -24,6 +26,8 @@ Progress = Callable[[int, int], None]
 """Called with the rows done so far and the rows in all."""
 
 _Floats = NDArray[np.float64]
+
+_MOMENTS: Final = ("mean", "std", "mean_min", "mean_max", "std_min", "std_max")
 
 
 def columns(
@@ -231,10 +235,10 @@ class _Columns:
         self._waiting = [waiting[complete:]]
         if complete == 0:
             return
-        distance, row = oddest(waiting[:complete], self._k)
-        chosen = slice(start // self._k, start // self._k + distance.shape[1])
-        self._oddest[:, chosen] = distance
-        self._oddest_row[:, chosen] += row
+        distance, row = find_oddest(waiting[:complete], self._k)
+        chosen = slice(start // self._k, start // self._k + len(distance))
+        self._oddest[:, chosen] = distance.T
+        self._oddest_row[:, chosen] += row.T
 
     def dataset(self) -> xr.Dataset:
         """Return all aggregates, once every row was added."""
@@ -253,7 +257,7 @@ class _Columns:
             "step": ("column", step[self._first_row]),
             "counts": (("layer", "column", "bin"), self._counts),
             "n_per_batch": (cell, column_n / self._n_rows),
-            **{name: (cell, values) for name, values in per_column.items() if name not in ("min", "max")},
+            **{name: (cell, per_column[name]) for name in _MOMENTS},
             "underflow": (cell, underflow),
             "overflow": (cell, overflow),
             "nonfinite": (cell, nonfinite),

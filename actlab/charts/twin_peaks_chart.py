@@ -16,10 +16,10 @@ from actlab import peaks
 from actlab.axis import LinearAxis
 from actlab.charts.look import load_backend, named, quiet
 from actlab.charts.palette import SETS, ZERO
-from actlab.charts.pooling import last_quarter
 from actlab.errors import SelectionError, nearest
 from actlab.run import Run
 from actlab.schema import SPLITS
+from actlab.steps import last_quarter
 
 __all__ = ["TwinPeaksOptions", "draw", "prepare", "readable_axis", "twin_peaks"]
 
@@ -67,8 +67,8 @@ def prepare(
         `peaks.twin_peaks` stacked along epoch: curves, yes, no [epoch, split, bin] as shares of n; n,
         underflow, overflow, nonfinite, yes_position, no_position, peak_distance, separation, overlap,
         n_modes [epoch, split]; mode_position, mode_height [epoch, split, mode]; train_valid_distance
-        [epoch]. NaN where a split was not recorded in an epoch. Attributes layer, source, h_min, h_max,
-        n_bins.
+        [epoch]; and what else it returns. NaN where a split was not recorded in an epoch. Attributes
+        layer, source, h_min, h_max, n_bins.
 
     Raises
     ------

@@ -19,7 +19,7 @@ from actlab.charts.colorful_chart import ColorfulOptions
 from actlab.charts.look import view
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
 from actlab.charts.wall_chart import WallOptions
-from actlab.errors import RecipeError, SelectionError, StoreError, nearest
+from actlab.errors import RecipeError, SelectionError, StoreError, nearest, nearest_number
 from actlab.pages import sections, twin_peaks_section
 from actlab.pages.html import Page, render
 from actlab.pages.sections import Material
@@ -182,7 +182,7 @@ def _train_epochs(run: Run, epochs: Sequence[int] | None) -> list[int] | None:
     known = sorted(set().union(*recorded.values()))
     for epoch in epochs:
         if epoch not in known:
-            raise SelectionError(f"no epoch {epoch!r} in {run.path}: {nearest(str(epoch), map(str, known))}")
+            raise SelectionError(f"no epoch {epoch} in {run.path}: {nearest_number(epoch, known)}")
     return [epoch for epoch in epochs if epoch in recorded.get("train", ())]
 
 

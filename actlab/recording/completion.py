@@ -10,6 +10,7 @@ import torch
 
 from actlab.recording.delivery import Deferred, Delivery
 from actlab.recording.head import Head
+from actlab.recording.labels import targets_of
 from actlab.recording.session import Batch, Session
 
 __all__ = ["Completion"]
@@ -32,6 +33,7 @@ class Completion:
         self._run_head: str | None = None  # that of a run that goes on
         self._told_head: tuple[str | None, int | None, bool] | None = None
         self._n_skipped = 0
+        self._has_targets = False
 
     def resume(self, head: str | None, attributes: Mapping[str, Any]) -> None:
         """Keep of the head what the run keeps that goes on, as its attributes have it."""
@@ -48,6 +50,8 @@ class Completion:
             return
         with guard("raw outputs", "this batch has its counts only"):
             self._take_head(batch, labels)
+        with guard("targets", "the run does not say what its labels are"):
+            self._look_at(batch, labels)
         with guard("channels", "this batch has none"):
             batch.channels = capture.take_channels()
         with guard("samples", "this batch has none"):
@@ -76,6 +80,16 @@ class Completion:
             head.check_labels()
             if batch.head is not None and labels is not None and not head.is_large:
                 batch.label = Delivery(Deferred([labels.clone()], operator.itemgetter(0)))
+
+    def _look_at(self, batch: Batch, labels: torch.Tensor | None) -> None:
+        """Find out, of the first labels, what they are to the head."""
+        if self._has_targets or labels is None or batch.totals is None or self._told_head is None:
+            return
+        shapes = {layer.name: layer.shape for layer in batch.totals.layers}
+        if shape := shapes.get(self._told_head[0] or ""):
+            self._has_targets = True
+            unit_dim = -1 if self._head.unit_dim is None else self._head.unit_dim
+            batch.targets = Delivery(targets_of(labels, shape, unit_dim))
 
     def _tell_skipped(self) -> None:
         """Say once which layers are not counted, and keep it in the run."""

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["NO_LABEL", "as_labels", "as_samples", "as_tensor", "as_whole", "is_hot"]
+from actlab.recording.delivery import Deferred
+
+__all__ = ["NO_LABEL", "as_labels", "as_samples", "as_tensor", "as_whole", "is_hot", "targets_of"]
 
 NO_LABEL = -100
+_NEARLY = 1e-2  # half precision
 
 
 def as_tensor(labels: Any) -> torch.Tensor | None:
@@ -85,3 +88,41 @@ def as_labels(labels: torch.Tensor, shape: tuple[int, int], unit_dim: int) -> ND
     if is_hot(values.shape, *shape, unit_dim):
         return as_samples(values, unit_dim).numpy()
     return values.reshape(-1).numpy()
+
+
+def targets_of(labels: torch.Tensor, shape: Sequence[int], unit_dim: int) -> Deferred[str]:
+    """Say what labels are to a head, without waiting for the device they are on.
+
+    Parameters
+    ----------
+    labels : torch.Tensor
+        Those of a batch, of any shape.
+    shape : sequence of int
+        Shape of the head's output.
+    unit_dim : int
+        Dimension of the units in it.
+
+    Returns
+    -------
+    Deferred of str
+        "binary" (0 and 1 for one unit), "multi-hot" (0 and 1 for each of several units), "classes"
+        (indices, or shares of the classes that add up to 1) or "float" (the targets of a regression,
+        even if they are whole numbers).
+    """
+    units = shape[unit_dim] if len(shape) > 1 else 1
+    is_each = len(shape) == labels.dim() > 1 and labels.shape[unit_dim] == units > 1
+    is_float = labels.is_floating_point()
+    none = labels == NO_LABEL if is_float else labels < 0
+    tests = [((labels == 0) | (labels == 1) | none).all()]
+    if is_float and is_each:
+        is_share = (labels >= 0).all() & ((labels.sum(unit_dim) - 1).abs() < _NEARLY).all()
+        tests.append(is_share)
+
+    def read(found: list[torch.Tensor]) -> str:
+        is_hot, *is_share = map(bool, found)
+        if is_hot and (is_each or units == 1):
+            return "multi-hot" if is_each else "binary"
+        is_index = units > 1 and not is_each and (is_hot or not is_float)
+        return "classes" if is_index or any(is_share) else "float"
+
+    return Deferred(tests, read)

@@ -49,16 +49,18 @@ class Batch:
     head: Delivery[HeadBlock] | None = None
     unit_dim: int | None = None
     label: Delivery[torch.Tensor] | None = None
+    targets: Delivery[str] | None = None
     channels: Delivery[ChannelStats] | None = None
     samples: Delivery[dict[str, RawSamples]] | None = None
     logs: dict[str, float | Delivery[float]] = field(default_factory=dict)
 
     row: Row | None = None
+    kind: str | None = None  # of its labels, where it tells the run
 
     def is_ready(self) -> bool:
         """Say whether neither `resolve` nor `log_values` would have to wait for a device."""
         logs = (value for value in self.logs.values() if not isinstance(value, float))
-        parts = (self.totals, self.head, self.label, self.channels, self.samples, *logs)
+        parts = (self.totals, self.head, self.label, self.targets, self.channels, self.samples, *logs)
         return all(part.is_ready() for part in parts if part is not None)
 
     def resolve(self, guard: Guard) -> None:
@@ -75,6 +77,9 @@ class Batch:
             if block.raw is not None and self.label is not None and self.unit_dim is not None:
                 units = block.raw.shape[1]
                 label = as_labels(self.label.result(), (len(block.raw), units), self.unit_dim)
+                self.kind = "float" if label is None else None
+        with guard("targets", "the run does not say what its labels are"):
+            self.kind = self.targets.result() if self.targets is not None else self.kind
         with guard("channels", "this batch has none"):
             channels = self.channels.result() if self.channels is not None else None
         with guard("samples", "this batch has none"):
@@ -194,11 +199,18 @@ class Session:
             try:
                 with self.guard("row"):
                     batch.resolve(self.guard)
+                    self._tell_kind(batch.kind)
                     if batch.row is not None:
                         row = replace(batch.row, logs=batch.log_values(self.guard))
                         is_taken = self.writer.append(row)
             finally:
                 self.lost += not is_taken
+
+    def _tell_kind(self, kind: str | None) -> None:
+        """Tell the run what its labels are; zeros and ones may turn out to be numbers to be predicted."""
+        known = self.writer.attributes.get("targets")
+        if kind is not None and (known is None or (kind == "float" and known in ("binary", "multi-hot"))):
+            self.writer.update_attributes(targets=kind)
 
     def flush(self) -> dict[str, int]:
         """Commit the rows of sealed batches, and how many batches there were; see `RunWriter`."""

@@ -6,8 +6,7 @@ A way through its modules:
   `side_table`, `table`;
 - where they go: `urls`, `files`, `bucket`, `objects`; when: `queue`, `commit`, `news`, `writer`;
 - a run that is gone on with: `attempts`, `resuming`, `layer_map`, `beginning`;
-- reading: `sources`, `record`, `groups` (checked before the rest), `decoding`, `reader`, `splits`,
-  `choices`;
+- reading: `sources`, `record`, `groups` (checked before the rest), `decoding`, `lazy`, `reader`, `splits`;
 - row by row, for the verbs: `rows`, `stored`, `verifying`, `recovering`, `repairing`, `placing`,
   `compacting`, `packing`, `branching`;
 - several ranks: `merging`, `joining`, `rank_groups`, `ranks`.

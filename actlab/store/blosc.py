@@ -12,10 +12,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numcodecs.blosc import Blosc
+from numpy.typing import NDArray
 
 from actlab.errors import StoreError
 
-__all__ = ["LARGEST_CHUNK", "blosc_decode", "blosc_encode", "blosc_header", "blosc_part"]
+__all__ = ["LARGEST_CHUNK", "blosc_decode", "blosc_encode", "blosc_header", "blosc_items"]
 
 LARGEST_CHUNK: Final = 256 << 20
 """Bytes of a chunk before compression."""
@@ -67,8 +68,24 @@ def blosc_decode(data: bytes, nbytes: int | None) -> bytes:
         raise StoreError(f"it cannot be decompressed: {error}") from error
 
 
-def blosc_part(data: bytes, nbytes: int, first: int, stop: int) -> memoryview:
-    """Decompress the bytes [first, stop) of a buffer, and of the rest only what shares their blocks.
+def blosc_items(data: bytes, nbytes: int, size: int, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Decompress items of `size` bytes of a buffer, and of the rest only what shares their blocks.
+
+    Parameters
+    ----------
+    data : bytes
+        The buffer.
+    nbytes : int
+        Bytes it must hold.
+    size : int
+        Bytes of an item.
+    numbers : numpy.ndarray
+        int64 [item]: which ones, at least one, in any order.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [item, byte].
 
     Raises
     ------
@@ -76,22 +93,35 @@ def blosc_part(data: bytes, nbytes: int, first: int, stop: int) -> memoryview:
         As `blosc_decode`.
     """
     header = blosc_header(data, nbytes)
+    starts = numbers * size
     if header.is_copy:
-        return memoryview(data)[_HEADER.size + first : _HEADER.size + stop]
-    if not header.flags & _NOT_SPLIT:
-        return memoryview(blosc_decode(data, nbytes))[first:stop]
-    begin, end = first // header.blocksize, -(-stop // header.blocksize)
-    starts = np.frombuffer(data, "<u4", header.n_blocks, _HEADER.size)[begin:end].tolist()
+        found = memoryview(data)[_HEADER.size :]
+    elif not header.flags & _NOT_SPLIT:
+        found = memoryview(blosc_decode(data, nbytes))
+    else:
+        is_needed = np.zeros(header.n_blocks + 1, np.int64)
+        np.add.at(is_needed, starts // header.blocksize, 1)
+        np.add.at(is_needed, (starts + size - 1) // header.blocksize + 1, -1)
+        blocks = np.flatnonzero(np.cumsum(is_needed)[:-1])
+        found = memoryview(_decode_blocks(data, header, blocks))
+        first = starts // header.blocksize
+        starts = starts + (np.searchsorted(blocks, first) - first) * header.blocksize
+    octets = np.frombuffer(found, np.uint8)
+    if (np.diff(starts) == size).all():
+        return octets[starts[0] : starts[0] + numbers.size * size].reshape(-1, size)
+    return np.stack([octets[start : start + size] for start in starts])
+
+
+def _decode_blocks(data: bytes, header: _Header, blocks: NDArray[np.int64]) -> bytes:
+    """Decompress some blocks of a buffer, ascending: alone they make a buffer, too."""
+    starts = np.frombuffer(data, "<u4", header.n_blocks, _HEADER.size)[blocks].tolist()
     sizes = [4 + int.from_bytes(data[start : start + 4], "little") for start in starts]
-    # A buffer of these blocks alone: each one was compressed for itself.
-    held = min(nbytes, end * header.blocksize) - begin * header.blocksize
-    offset = _HEADER.size + 4 * len(starts)
-    places = offset + np.cumsum([0, *sizes[:-1]], dtype="<u4")
-    alone = header._replace(nbytes=held, blocksize=min(held, header.blocksize), size=offset + sum(sizes))
-    blocks = (data[start : start + size] for start, size in zip(starts, sizes, strict=True))
-    found = blosc_decode(b"".join((_HEADER.pack(*alone), places.astype("<u4").tobytes(), *blocks)), held)
-    skipped = begin * header.blocksize
-    return memoryview(found)[first - skipped : stop - skipped]
+    places = _HEADER.size + 4 * len(starts) + np.cumsum([0, *sizes])
+    missing = max(0, (int(blocks[-1]) + 1) * header.blocksize - header.nbytes)  # of the last block of all
+    held = len(starts) * header.blocksize - missing
+    alone = header._replace(nbytes=held, blocksize=min(held, header.blocksize), size=int(places[-1]))
+    parts = (data[start : start + size] for start, size in zip(starts, sizes, strict=True))
+    return blosc_decode(b"".join((_HEADER.pack(*alone), places[:-1].astype("<u4").tobytes(), *parts)), held)
 
 
 def blosc_header(data: bytes, nbytes: int | None) -> _Header:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
+from copy import copy
 from itertools import product
-from typing import Any
+from math import prod
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -21,6 +23,9 @@ from actlab.store.sources import Source
 
 __all__ = ["Blocks", "SnapshotStore"]
 
+_Numbers: TypeAlias = NDArray[np.int64]
+
+_TASK = 16 << 20  # bytes: what dask does with smaller blocks would cost more than to read them
 _CHUNK, _NUMBER = re.compile(r"(.+?)/c((?:[./]\d+)*)"), re.compile(r"\d+")
 
 
@@ -185,7 +190,7 @@ class Blocks:
     Attributes
     ----------
     chunks : tuple of tuple of int
-        Lengths of the chunks along each dim, of the entries that are shown.
+        Lengths of what one task reads along each dim: whole chunks, several of small ones.
     """
 
     def __init__(
@@ -196,21 +201,37 @@ class Blocks:
         places: NDArray[np.int64] | None = None,
     ) -> None:
         self._store, self._name, self._variable, self._places = store, name, variable, places
+        self._columns: NDArray[np.int64] | None = None
         layout = ArrayLayout.from_node(store.record.nodes[name])
         self._layout = layout if layout is not None and layout.is_by_column else None
         # Of shards, too, the files: what is wanted of them is read alone, but all of it at once.
         lengths = store.record.chains[name].shape
+        held = prod(map(min, variable.shape[1:], lengths[1:])) * variable.dtype.itemsize
+        lengths = (*(each * max(1, _TASK // (each * held or 1)) for each in lengths[:1]), *lengths[1:])
         self.chunks = tuple(
             _lengths(size, length) for size, length in zip(variable.shape, lengths, strict=True)
         )
         if places is not None:
-            held = np.bincount(places // lengths[0])
-            self.chunks = (tuple(held[held > 0].tolist()) or (0,), *self.chunks[1:])
-        self.shape = tuple(map(sum, self.chunks))
+            rows = np.bincount(places // lengths[0])
+            self.chunks = (tuple(rows[rows > 0].tolist()) or (0,), *self.chunks[1:])
         self.ndim, self.dtype = variable.ndim, variable.dtype
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the dims."""
+        return tuple(map(sum, self.chunks))
+
+    def take(self, columns: NDArray[np.int64]) -> Blocks:
+        """Return the array of some entries along the second dim, in this order, in one chunk there."""
+        taken = copy(self)
+        taken._columns = columns if self._columns is None else self._columns[columns]
+        taken.chunks = (self.chunks[0], (columns.size,), *self.chunks[2:])
+        return taken
+
     def __getitem__(self, key: Any) -> Any:
-        """Read a block."""
+        """Read a block: whole numbers and ranges along each dim."""
+        if self._columns is not None:
+            key = (key[0], self._columns[key[1]], *key[2:])
         if self._places is None:
             return self._checked(key)
         first, *rest = key
@@ -221,12 +242,16 @@ class Blocks:
             return self._checked((slice(0, 0), *rest))
         return self._checked((slice(int(rows[0]), int(rows[-1]) + 1), *rest))[rows - rows[0]]
 
-    def _checked(self, key: Any) -> Any:
+    def _checked(self, key: tuple[Any, ...]) -> Any:
         """Read a block of all entries."""
         try:
             if self._layout is not None and _is_plain(key):
                 return self._read(self._layout, key)
-            return self._variable[key].values
+            if self._columns is None or not isinstance(key[1], np.ndarray):
+                return self._variable[key].values
+            # Zarr takes longer for a list than for each by itself.
+            parts = [self._variable[key[0], column, *key[2:]].values for column in key[1]]
+            return np.stack(parts, axis=int(isinstance(key[0], slice)))
         except StoreError:
             raise
         except Exception as error:
@@ -234,25 +259,22 @@ class Blocks:
             where = f"{self._store.source.label}: {self._name!r}"
             raise StoreError(f"{where} cannot be read: {type(error).__name__}: {reason}") from error
 
-    def _read(self, layout: ArrayLayout, key: tuple[int | slice, ...]) -> NDArray[Any]:
-        """Read whole numbers and ranges along each dim, chunk by chunk."""
-        spans = [_span(each, size) for each, size in zip(key, self._variable.shape, strict=True)]
-        found = np.empty([stop - start for start, stop in spans], self.dtype)
-        grid = [
-            range(start // size, -(-stop // size))
-            for (start, stop), size in zip(spans, layout.chunks, strict=True)
-        ]
-        for index in product(*grid):
-            places = list(_overlaps(index, spans, layout.chunks))
-            inside, out = (tuple(slice(*place[i]) for place in places) for i in (0, 1))
+    def _read(self, layout: ArrayLayout, key: tuple[Any, ...]) -> NDArray[Any]:
+        """Read whole numbers and ranges along each dim, along the second a list of them, too."""
+        wanted = [_numbers(each, size) for each, size in zip(key, self._variable.shape, strict=True)]
+        found = np.empty([each.size for each in wanted], self.dtype)
+        parts = [list(_parts(each, size)) for each, size in zip(wanted, layout.chunks, strict=True)]
+        for chosen in product(*parts):
+            index, inside, out = zip(*chosen, strict=True)
             file = f"{self._name}/{chunk_key(index)}"
             data = self._store.chunk(file)
             try:
-                part = layout.decode_columns(data, *places[1][0])
+                part = layout.decode_columns(data, inside[1])
             except StoreError as error:
                 raise self._store.damage(file, error) from error
-            found[out] = part[inside[0], :, *inside[2:]]
-        return found[tuple(slice(None) if isinstance(each, slice) else 0 for each in key)]
+            rows, _, *others = map(_as_range, inside)
+            found[tuple(map(_as_range, out))] = part[rows, :, *others]
+        return found[tuple(0 if isinstance(each, int | np.integer) else slice(None) for each in key)]
 
 
 def _place(key: str) -> tuple[str, list[int]]:
@@ -267,30 +289,36 @@ def _lengths(size: int, length: int) -> tuple[int, ...]:
     return (length,) * whole + (rest,) * (rest > 0 or size == 0)
 
 
-def _is_plain(key: Any) -> bool:
-    """Whether a key is made of whole numbers from 0 and of ranges without steps."""
-    return isinstance(key, tuple) and all(
+def _is_plain(key: tuple[Any, ...]) -> bool:
+    """Whether a key is made of whole numbers from 0 and of ranges without steps, second also of a list."""
+    return all(
         (each.step in (None, 1) and min(each.start or 0, each.stop or 0) >= 0)
         if isinstance(each, slice)
         else isinstance(each, int | np.integer) and each >= 0
-        for each in key
+        for dim, each in enumerate(key)
+        if not (dim == 1 and isinstance(each, np.ndarray))
     )
 
 
-def _span(key: Any, size: int) -> tuple[int, int]:
-    """Return first index and end of what a part of a key selects."""
-    if not isinstance(key, slice):
-        if key >= size:
-            raise IndexError(f"{key} is beyond {size}")
-        return int(key), int(key) + 1
-    start, stop, _ = key.indices(size)
-    return start, max(start, stop)
+def _numbers(key: Any, size: int) -> _Numbers:
+    """Return the entries along a dim that a part of a key selects."""
+    if isinstance(key, slice):
+        return np.arange(*key.indices(size))
+    numbers = np.atleast_1d(key)
+    if (numbers >= size).any():
+        raise IndexError(f"{numbers.max()} is beyond {size}")
+    return numbers
 
 
-def _overlaps(
-    index: tuple[int, ...], spans: list[tuple[int, int]], chunks: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Yield for each dim where chunk and selection overlap: within the chunk, then the selection."""
-    for number, (start, stop), size in zip(index, spans, chunks, strict=True):
-        first, end = max(start, number * size), min(stop, (number + 1) * size)
-        yield (first - number * size, end - number * size), (first - start, end - start)
+def _parts(wanted: _Numbers, size: int) -> Iterator[tuple[int, _Numbers, _Numbers]]:
+    """Yield for each chunk of a dim its number, the entries wanted of it, and their places among all."""
+    chunk = wanted // size
+    for number in np.unique(chunk).tolist():
+        places = np.flatnonzero(chunk == number)
+        yield number, wanted[places] - number * size, places
+
+
+def _as_range(numbers: _Numbers) -> slice | _Numbers:
+    """Return numbers as a slice where they are one: numpy copies it much faster."""
+    first, stop = int(numbers[0]), int(numbers[0]) + numbers.size
+    return slice(first, stop) if (np.diff(numbers) == 1).all() else numbers

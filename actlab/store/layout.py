@@ -14,7 +14,7 @@ from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from actlab.errors import StoreError
-from actlab.store.blosc import blosc_decode, blosc_encode, blosc_part
+from actlab.store.blosc import blosc_decode, blosc_encode, blosc_items
 
 __all__ = [
     "CHANNEL_COORDINATES",
@@ -140,19 +140,17 @@ class ArrayLayout:
         values = np.frombuffer(blosc_decode(content, self._nbytes), self._stored_dtype)
         return self._as_read(values.reshape(self._stored_shape))
 
-    def decode_columns(self, data: bytes, first: int, stop: int) -> NDArray[Any]:
-        """Return `decode(data)[:, first:stop]` of a chunk that is stored by column, at the cost of this part.
+    def decode_columns(self, data: bytes, columns: NDArray[np.int64]) -> NDArray[Any]:
+        """Return `decode(data)[:, columns]` of a chunk that is stored by column, at the cost of these alone.
 
         Raises
         ------
         StoreError
             As `decode`.
         """
-        columns, *rest = self._stored_shape
-        size = self._nbytes // columns
-        part = blosc_part(unsealed(data), self._nbytes, first * size, stop * size)
-        values = np.frombuffer(part, self._stored_dtype)
-        return self._as_read(values.reshape(stop - first, *rest))
+        held, *rest = self._stored_shape
+        parts = blosc_items(unsealed(data), self._nbytes, self._nbytes // held, columns)
+        return self._as_read(parts.view(self._stored_dtype).reshape(columns.size, *rest))
 
     @property
     def _blosc(self) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final
 
-import dask.array
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -17,13 +16,13 @@ from actlab.errors import StoreError
 from actlab.store.attempts import index_names, live_entries
 from actlab.store.decoding import Blocks, SnapshotStore
 from actlab.store.layout import ROOT, chunk_key
+from actlab.store.lazy import lazy_array
 from actlab.store.record import Record, read_record
 from actlab.store.sources import Source, find_source
 
 __all__ = ["Snapshot", "open_snapshot", "read_snapshot"]
 
 _CHECKSUM: Final = "row_crc32c"
-_from_array: Any = dask.array.from_array  # it has no annotations
 
 
 @dataclass(frozen=True)
@@ -190,9 +189,7 @@ def _lazy(
         if key not in group.indexes:
             places = chosen.get(str(variable.dims[0])) if variable.dims else None
             blocks = Blocks(store, _name(path, key), variable, places)
-            # With `fancy`, dask asks for one layer where only one is wanted.
-            values = _from_array(blocks, chunks=blocks.chunks, name=False, fancy=True)
-            lazy[key] = xr.Variable(variable.dims, values, variable.attrs, variable.encoding)
+            lazy[key] = xr.Variable(variable.dims, lazy_array(blocks), variable.attrs, variable.encoding)
     return group.isel(chosen).assign(lazy)  # all at once: xarray looks through the whole group each time
 
 

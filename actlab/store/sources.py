@@ -105,11 +105,12 @@ class LocalSource:
 
     def __init__(self, path: Path) -> None:
         self.label = str(path)
+        self._path = path.absolute()  # a notebook, or a worker of a cluster, may work elsewhere
         self._identity: tuple[int, int] | None = None  # of the directory that was read first
 
     def __reduce__(self) -> tuple[type[LocalSource], tuple[Path]]:
         """Be pickled by the path: another machine knows the directory by other numbers."""
-        return LocalSource, (Path(self.label),)
+        return LocalSource, (self._path,)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return a file or a part of it; see `Source`."""
@@ -137,7 +138,7 @@ class LocalSource:
 
     def exists(self) -> bool:
         """Whether there is anything of this name."""
-        return Path(self.label).exists()
+        return self._path.exists()
 
     def beside(self, name: str) -> Source:
         """Return the run of another name in the same directory."""
@@ -146,7 +147,7 @@ class LocalSource:
     @contextmanager
     def _directory(self, name: str) -> Iterator[int]:
         """Open a directory of the run; none on the way to it may be a link."""
-        handle = os.open(self.label, _AT_ONCE | os.O_DIRECTORY)
+        handle = os.open(self._path, _AT_ONCE | os.O_DIRECTORY)
         try:
             self._check_identity(os.fstat(handle))
             for part in filter(None, name.split("/")):
@@ -206,7 +207,7 @@ class ZipSource:
     """
 
     def __init__(self, path: Path, folder: str | None = None) -> None:
-        self._path = path
+        self._path = path.absolute()  # a worker of a cluster may work elsewhere
         self._handle = os.open(path, _AT_ONCE)
         weakref.finalize(self, os.close, self._handle)
         self._members = _members(self._handle)

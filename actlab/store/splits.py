@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dask
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from actlab.errors import SelectionError, StoreError, nearest
 from actlab.schema import (
     CHANNELS_GROUP,
+    COUNTS,
     HEAD_GROUP,
     LABEL,
     LABEL_MOMENTS,
@@ -29,6 +30,7 @@ from actlab.schema import (
     axis_from_attributes,
 )
 from actlab.store.attempts import index_names
+from actlab.store.lazy import take_columns
 from actlab.store.reader import Snapshot
 
 __all__ = ["Splits", "belong", "places"]
@@ -76,6 +78,32 @@ class Splits:
             self._check_coordinates(split, loaded)
             self._datasets[split] = loaded
         return self._datasets[split]
+
+    def pick(self, split: str, layers: Sequence[str]) -> xr.Dataset:
+        """Return a split with some layers alone: `run[split].sel(layer=[...])`, at the cost of these.
+
+        Parameters
+        ----------
+        split : str
+            Its name.
+        layers : sequence of str
+            Whole names, in the order wanted.
+
+        Returns
+        -------
+        xarray.Dataset
+            As `run[split]`, lazy; the counts of other layers are not decompressed.
+
+        Raises
+        ------
+        SelectionError
+            If the run has no such split or layer.
+        """
+        rows = self[split]
+        numbers = np.array([self.names.index(self.find_layer(name)) for name in layers], np.int64)
+        counts = rows[COUNTS.name].variable
+        picked = xr.Variable(counts.dims, take_columns(counts.data, numbers), counts.attrs, counts.encoding)
+        return rows.drop_vars(COUNTS.name).isel(layer=numbers).assign({COUNTS.name: picked})
 
     def raw(self, split: str) -> xr.Dataset | None:
         """Return the head's outputs as they were, where they were kept.

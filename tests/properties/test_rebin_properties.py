@@ -23,6 +23,9 @@ on_buckets = st.tuples(st.sampled_from((-1, 1)), st.integers(32, 64), powers).ma
     lambda f: f[0] * f[1] * f[2] / 64
 )
 wild = st.floats(allow_nan=True, allow_infinity=True, width=64)
+tiny = st.floats(-1e-37, 1e-37, width=64) | st.sampled_from(
+    (5e-324, -5e-324, 2.0**-149, -(2.0**-149), 2.0**-126)
+)
 usual = st.floats(-50, 50, width=32)
 
 
@@ -31,7 +34,7 @@ def linear_axes(draw):
     """Axes with edges anywhere, and with edges on the ends of buckets."""
     n_bins = draw(st.sampled_from((1, 2, 3, 7, 8, 64)) | st.integers(1, 40))
     ends = draw(
-        st.sampled_from((usual, on_buckets, st.one_of(wild, st.sampled_from((0.0, LARGEST, -LARGEST)))))
+        st.sampled_from((usual, on_buckets, tiny, st.one_of(wild, st.sampled_from((0.0, LARGEST, -LARGEST)))))
     )
     try:
         return LinearAxis(*sorted((draw(ends), draw(ends))), n_bins)
@@ -47,7 +50,9 @@ def samples(draw):
     special = st.sampled_from((0.0, -0.0, np.nan, np.inf, -np.inf, 5e-324, -1e300, LARGEST, -LARGEST))
     near = st.tuples(on_edges, st.sampled_from((-np.inf, np.inf))).map(lambda pair: np.nextafter(*pair))
     within = st.floats(axis.h_min, axis.h_max)
-    parts = draw(st.lists(st.lists(st.one_of(on_edges, near, within, on_buckets, usual, wild, special))))
+    parts = draw(
+        st.lists(st.lists(st.one_of(on_edges, near, within, on_buckets, usual, wild, tiny, special)))
+    )
     seed = draw(st.integers(0, 2**32 - 1))
     normal = np.random.default_rng(seed).normal(0, draw(powers), draw(st.sampled_from((0, 10, 1000))))
     return axis, np.concatenate([*map(np.array, parts), normal]).astype(np.float64)
@@ -70,6 +75,9 @@ def example_of(values, *axis):
 @example(example_of([-1e300, -1e20, 1e300], -LARGEST, LARGEST, 3), FloatAxis())
 @example(example_of([2.0**32, 1e20], 0, 2.0**32, 4), FloatAxis())
 @example(example_of([1.2, 1.3, 1.4, 1.45], 1.25, 1.35, 1), FloatAxis(1))  # both edges cut one bucket
+@example(example_of([1.01, 1.0102], 1.0101, 1.0103, 3), FloatAxis())  # all edges cut one bucket
+@example(example_of([5e-324, -5e-324, 0.0, -0.0, 1e-40], 0, 1e-39, 4), FloatAxis(5, -126, 127))  # denormals
+@example(example_of([-3.0, -2.0, -1.0, 0.0, np.nan], -3, -1, 4), FloatAxis())  # below zero alone
 def test_no_bin_is_further_from_numpy_than_the_bound(sample, float_axis):
     axis, values = sample
     found = rebin_array(count(values, float_axis), float_axis.lower, float_axis.upper, axis)
@@ -116,6 +124,9 @@ def test_bins_and_flow_add_up_to_n(sample, float_axis):
 
 
 @given(samples(), float_axes)
+@example(
+    example_of([-7, -6.5, -6.1, 5, 5.5, 6.1, 6.5, 7, 7.9], -7.5, 7.5, 13), FloatAxis(1, 0, 2)
+)  # its ends
 def test_cumulative_counts_are_those_of_scipy(sample, float_axis):
     axis, values = sample
     counts = count(values, float_axis)
@@ -146,6 +157,37 @@ def test_edges_on_knots_meet_the_counts_exactly(sample, float_axis, n_bins, reac
     bins = zip(axis.lower, axis.upper, strict=True)
     true = [counts[inside][(lower >= low) & (upper <= high) & (lower < high)].sum() for low, high in bins]
     np.testing.assert_array_equal(found.counts, true)
+
+
+@given(samples(), float_axes, st.floats(1e-9, 1e9))
+def test_shares_are_rebinned_as_counts_are(sample, float_axis, scale):
+    axis, values = sample
+    counts = count(values, float_axis)
+    found = rebin_array(counts * scale, float_axis.lower, float_axis.upper, axis)
+    whole = rebin_array(counts, float_axis.lower, float_axis.upper, axis)
+    for name in ("counts", "bound", *FLOW):
+        expected = getattr(whole, name) * scale
+        np.testing.assert_allclose(
+            getattr(found, name), expected, rtol=1e-12, atol=1e-12 * scale * values.size
+        )
+
+
+@settings(max_examples=10)
+@given(samples(), float_axes, st.integers(90_000, 110_000), st.integers(0, 2**32 - 1))
+def test_very_fine_bins_keep_the_bound_and_the_total(sample, float_axis, n_bins, seed):
+    coarse, values = sample
+    try:
+        axis = LinearAxis(coarse.h_min, coarse.h_max, n_bins)
+    except AxisError:
+        return assume(False)
+    on_edges = np.random.default_rng(seed).choice(axis.edges, 100)
+    values = np.concatenate([values, on_edges])
+    found = rebin_array(count(values, float_axis), float_axis.lower, float_axis.upper, axis)
+    true = np.histogram(values, axis.edges)[0]
+    assert np.all(np.abs(found.counts - true) <= found.bound + 1e-9 * values.size)
+    total = found.counts.sum() + sum(getattr(found, name) for name in FLOW)
+    assert abs(total - values.size) <= 1e-9 * values.size
+    return None
 
 
 @settings(max_examples=20)

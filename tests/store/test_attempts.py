@@ -185,9 +185,9 @@ class TestShown:
         decoded = []
         decode = ArrayLayout.decode_columns
 
-        def spy(layout, data, first, stop):
-            decoded.append(stop - first)
-            return decode(layout, data, first, stop)
+        def spy(layout, data, columns):
+            decoded.append(columns.size)
+            return decode(layout, data, columns)
 
         monkeypatch.setattr(ArrayLayout, "decode_columns", spy)
         run = open_run(resumed[0])

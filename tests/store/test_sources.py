@@ -80,6 +80,19 @@ class TestAnySource:
             assert [each.result() for each in read] == [*FILES.values()] * 40
 
 
+@pytest.mark.parametrize("name", ["run.zarr", "run1.zarr.zip"])
+def test_a_relative_path_is_meant_from_where_it_was_given(directory, archive, tmp_path, monkeypatch, name):
+    archive("")
+    monkeypatch.chdir(tmp_path)
+    source = find_source(name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert source.label == name
+    for each in (source, pickle.loads(pickle.dumps(source))):
+        assert each.read("train/step/c.0") == FILES["train/step/c.0"]
+
+
+
 class TestLocalSource:
     def test_what_is_no_file_is_refused_at_once(self, directory):
         os.mkfifo(directory / "pipe")

@@ -1,121 +1,23 @@
-"""A run read back: what was recorded, what is asked of it, and every question it refuses."""
-
-import json
-from dataclasses import replace
-from pathlib import Path
+"""`run.histogram`: exact from what was kept, else re-binned from pooled counts."""
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from actlab.axis import FloatAxis, LinearAxis
-from actlab.errors import SelectionError, StoreError
+from actlab.errors import AxisError, SelectionError
 from actlab.rebinning import rebin
-from actlab.run import Run, open_run
-from actlab.store.row import ChannelStats, HeadCounts, RawSamples
-from actlab.store.writer import RunWriter
+from actlab.stats import fit_axis
+from actlab.store.row import HeadCounts, RawSamples
 
 VIEW = LinearAxis(-4, 4, 50)
+FLOW = ["counts", "underflow", "overflow", "neg_inf", "pos_inf", "nan"]
 NAMES = ["input", "body.linear", "body.relu", "body.dropout", "wild", "fc"]
 
 
 def head_of(batches, split, epoch=None):
     rows = [(layers["fc"], label) for known, layers, label in batches[split] if epoch in (None, known)]
     return np.concatenate([head for head, _ in rows]), np.concatenate([label for _, label in rows])
-
-
-def test_a_run_knows_what_was_recorded(small_run):
-    assert small_run.splits == ("train", "valid", "test")
-    assert small_run.names == NAMES
-    assert small_run.head == "fc"
-    assert small_run.axis == FloatAxis()
-    assert small_run.epochs("valid") == [-1, 0, 1, 2]
-    assert small_run.attributes["model"] == "Small"
-
-
-def test_splits_are_lazy_with_loaded_coordinates(small_run, small_batches):
-    train = small_run["train"]
-    assert train.counts.chunks is not None
-    assert all(coordinate.chunks is None for coordinate in train.coords.values())
-    assert train.epoch.values.tolist() == [epoch for epoch, *_ in small_batches["train"]]
-    one = train.sel(layer="wild").isel(step=4)
-    expected = np.bincount(FloatAxis().index(small_batches["train"][4][1]["wild"]), minlength=3592)
-    np.testing.assert_array_equal(one.counts, expected)
-    assert int(train.n.sel(layer="wild")[4]) == expected.sum()
-
-
-def test_counts_rebin_without_ado(small_run):
-    train = small_run["train"]
-    view = rebin(train.sel(layer="fc").isel(step=train.epoch == 2).counts.sum("step"), VIEW)
-    assert float(view.counts.sum() + view.underflow + view.overflow) == pytest.approx(9 * 40)
-
-
-def test_raw_outputs_know_their_step_and_epoch(small_run, small_batches):
-    raw = small_run.raw("valid")
-    head, label = head_of(small_batches, "valid")
-    np.testing.assert_array_equal(raw["head"], head)
-    np.testing.assert_array_equal(raw["label"], label)
-    assert raw.step.dims == raw.epoch.dims == ("sample",)
-    np.testing.assert_array_equal(raw.step, np.repeat(np.arange(12), 20))
-    np.testing.assert_array_equal(raw.epoch, np.repeat([-1, 0, 1, 2], 60))
-
-
-def test_layers_table(small_run):
-    table = small_run.layers
-    assert table.index.name == "name"
-    assert [*table.columns] == ["kind", "description", "shape", "calls", "n", "never_called", "skipped"]
-    assert table.loc["fc", "shape"] == (20, 2)
-    assert table.loc["fc", "n"] == (27 + 12 + 2) * 40
-    assert table.index[table.never_called].tolist() == ["body.dropout"]
-
-
-@pytest.mark.parametrize(
-    ("patterns", "expected"),
-    [
-        (None, NAMES),
-        ([], NAMES),
-        ("fc", ["fc"]),
-        ("body.*", ["body.linear", "body.relu", "body.dropout"]),
-        (["fc", "*relu"], ["body.relu", "fc"]),
-        (["body.*", "!*.dropout"], ["body.linear", "body.relu"]),
-        ("!body.*", ["input", "wild", "fc"]),
-        ("?c", ["fc"]),
-    ],
-)
-def test_select_layers(small_run, patterns, expected):
-    assert small_run.select_layers(patterns) == expected
-
-
-def test_a_name_also_means_its_members(record_run):
-    values = np.ones(3)
-    names = ["encoder:0", "encoder:hidden", "encoder2", "list[0]"]
-    run = record_run({"train": [(0, dict.fromkeys(names, values), None)]}, names, head=None, raw=False)
-    assert run.select_layers("encoder") == ["encoder:0", "encoder:hidden"]
-    assert run.select_layers("encoder:0") == ["encoder:0"]
-    assert run.select_layers("list[0]") == ["list[0]"]
-
-
-@pytest.mark.parametrize(
-    ("ask", "message"),
-    [
-        (lambda run: run["trian"], "no split 'trian' in .*run.zarr: did you mean 'train'?"),
-        (lambda run: run.raw("dev"), "no split 'dev' in .*: valid names: 'train', 'valid', 'test'"),
-        (lambda run: run.rows("train", 9), "no epoch 9 in split 'train': valid names: '0', '1', '2'"),
-        (lambda run: run.select_layers(["fc", "boby.*"]), "no layer 'boby.*' in .*did you mean 'body"),
-        (lambda run: run.select_layers(["fc", "!fc"]), r"no layer left by \['fc', '!fc'\]"),
-        (lambda run: run.histogram(VIEW, layer="fd"), "no layer 'fd' in .*did you mean 'fc'?"),
-        (lambda run: run.histogram(VIEW, layer="fc", split="val"), "no split 'val'"),
-        (lambda run: run.histogram(VIEW, layer="fc", epoch=-1), "no epoch -1 in split 'train'"),
-        (lambda run: run.histogram(VIEW, layer="fc", label=2), "no sample of label 2"),
-        (lambda run: run.histogram(VIEW, layer="fc", unit=2), "no unit 2: the head has units 0 to 1"),
-        (lambda run: run.histogram(VIEW, layer="fc", unit=-1), "no unit -1"),
-        (lambda run: run.histogram(VIEW, layer="wild", unit=0), "label and unit need raw outputs"),
-    ],
-)
-def test_what_the_run_does_not_hold_is_one_clear_error(small_run, ask, message):
-    with pytest.raises(SelectionError, match=message) as caught:
-        ask(small_run)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("epoch", [None, 2])
@@ -178,33 +80,92 @@ def test_a_run_without_labels_says_so(record_run):
         run.histogram(VIEW, layer="fc", label=0)
 
 
-def test_totals_pool_a_split(small_run):
-    np.testing.assert_array_equal(small_run.totals("train"), small_run["train"].counts.sum("step"))
-    assert small_run.totals("train") is small_run.totals("train")
+class TestRange:
+    def test_is_fitted_to_the_rows_chosen_whatever_the_label(self, small_run):
+        counts = small_run.select("valid", layers="fc", epoch=2).counts.sum(("step", "layer"))
+        by_label = small_run.histogram(range="p0.1", layer="fc", split="valid", epoch=2, by="label")
+        fitted = fit_axis(counts, range="p0.1")
+        assert by_label.attrs == {"h_min": fitted.h_min, "h_max": fitted.h_max, "n_bins": 200}
+        one = small_run.histogram(range="p0.1", layer="fc", split="valid", epoch=2, label=1)
+        xr.testing.assert_identical(one, by_label.sel(label=1, drop=True))
+
+    def test_is_symmetric_by_default_and_takes_a_number_of_bins(self, small_run):
+        found = small_run.histogram(layer="body.linear")
+        assert found.sizes["bin"] == 200
+        assert found.attrs["h_min"] == -found.attrs["h_max"]
+        assert small_run.histogram(range="p1", layer="fc", n_bins=30).sizes["bin"] == 30
+
+    @pytest.mark.parametrize(
+        ("axis", "choice"),
+        [
+            ("p1", {}),
+            ((-1, 1), {}),
+            (None, {"range": 3}),
+            (None, {"range": (1, 2, 3)}),
+            (None, {"range": "p77"}),
+            (None, {"n_bins": 0}),
+            (None, {"range": "p1", "n_bins": True}),
+            (VIEW, {"n_bins": 9}),
+            (VIEW, {"range": "p1"}),
+        ],
+    )
+    def test_what_is_none_is_one_line(self, small_run, axis, choice):
+        with pytest.raises(AxisError) as caught:
+            small_run.histogram(axis, layer="fc", **choice)
+        assert "\n" not in str(caught.value)
 
 
-def test_layers_say_why_outputs_were_skipped(record_run):
-    run = record_run({"train": [(0, {"fc": np.ones((2, 2))}, None)]}, ["fc", "embed"])
-    assert run.layers["skipped"].tolist() == ["", ""]
-    root = Path(run.path) / "zarr.json"
-    document = json.loads(root.read_text())
-    document["attributes"]["actlab"]["skipped"] = {"embed": "its outputs are int64", "gone": "?"}
-    root.write_text(json.dumps(document))
-    assert open_run(run.path).layers["skipped"].tolist() == ["", "its outputs are int64"]
+class TestBy:
+    @pytest.mark.parametrize(
+        "rows", [{}, {"epoch": [0, 2]}, {"steps": (3, 7)}, {"epoch": 1, "steps": (7, 99)}]
+    )
+    @pytest.mark.parametrize("by", ["label", "unit", ("label", "unit"), ("unit", "label")])
+    def test_adds_up_to_the_whole_and_each_is_exact(self, small_run, small_batches, rows, by):
+        found = small_run.histogram(VIEW, layer="fc", split="valid", by=by, **rows)
+        dims = (by,) if isinstance(by, str) else by
+        assert found.counts.dims == (*dims, "bin")
+        whole = small_run.histogram(VIEW, layer="fc", split="valid", **rows)
+        xr.testing.assert_equal(found[FLOW].sum(dims), whole[FLOW])
+        assert found.exact.all()
+        chosen = small_run.rows("valid", rows.get("epoch"), rows.get("steps"))
+        batches = [small_batches["valid"][row] for row in chosen]
+        head = np.concatenate([layers["fc"] for _, layers, _ in batches]).astype(float)
+        label = np.concatenate([labels for *_, labels in batches])
+        for each in np.ndindex(*(2 for _ in dims)):
+            ask = dict(zip(dims, each, strict=True))
+            values = head[label == ask["label"]] if "label" in ask else head
+            values = values[:, ask["unit"]] if "unit" in ask else values
+            np.testing.assert_array_equal(found.sel(ask).counts, np.histogram(values, VIEW.edges)[0])
+            xr.testing.assert_identical(
+                found.sel(ask, drop=True), small_run.histogram(VIEW, layer="fc", split="valid", **ask, **rows)
+            )
+
+    @pytest.mark.parametrize(
+        ("ask", "message"),
+        [
+            ({"layer": "wild", "by": "unit"}, "label and unit need raw outputs"),
+            ({"layer": "fc", "by": "lable"}, "did you mean 'label'"),
+            ({"layer": "fc", "by": "label", "label": 1}, "tells all apart"),
+            ({"layer": "fc", "by": "label", "unit": 2}, "the head has units 0 to 1"),
+            ({"layer": "fc", "by": "unit", "label": 2}, "no sample of label 2 .*: did you mean 1"),
+            ({"layer": "fc", "by": "unit", "label": True}, "label must be a whole number, got True"),
+        ],
+    )
+    def test_what_makes_no_sense_is_one_line(self, small_run, ask, message):
+        with pytest.raises(SelectionError, match=message) as caught:
+            small_run.histogram(VIEW, **ask)
+        assert "\n" not in str(caught.value)
+
+    def test_without_labels_there_are_none(self, record_run):
+        run = record_run({"train": [(0, {"fc": np.ones((2, 2))}, None)]}, ["fc"])
+        assert run.histogram(VIEW, layer="fc", by="unit").sizes["unit"] == 2
+        with pytest.raises(
+            SelectionError, match="no histograms by label: the run was recorded without labels"
+        ):
+            run.histogram(VIEW, layer="fc", by="label")
 
 
 # Raw samples and large heads: what the recorder keeps besides counts.
-
-
-@pytest.fixture
-def add_to_rows(monkeypatch):
-    """Return a function that gives all rows appended later side data: side(row) -> fields."""
-
-    def add(side):
-        append = RunWriter.append
-        monkeypatch.setattr(RunWriter, "append", lambda self, row: append(self, replace(row, **side(row))))
-
-    return add
 
 
 SAMPLES = [np.random.default_rng(step).normal(0, 2, (5, 2, 3)).astype(np.float32) for step in range(4)]
@@ -247,6 +208,13 @@ class TestSamples:
         assert run.samples("train", "conv").sizes["sample"] == 16
         with pytest.raises(SelectionError, match="label and unit need raw outputs"):
             run.histogram(VIEW, layer="conv", label=1)
+
+    def test_labels_tell_them_apart_and_none_is_lost(self, record_run, add_to_rows):
+        add_to_rows(samples_of("conv"))
+        run = record_run(batches("conv"), ["conv"], head=None, raw=False)
+        found = run.histogram(VIEW, layer="conv", by="label")
+        assert found.label.values.tolist() == [-100, 0, 1, 2]
+        xr.testing.assert_equal(found[FLOW].sum("label"), run.histogram(VIEW, layer="conv")[FLOW])
 
     def test_labels_of_several_classes_each(self, record_run, add_to_rows):
         hot = np.array([[[1, 0]] * 2 + [[1, 1]] * 3] * 4)
@@ -328,6 +296,22 @@ class TestLargeHeads:
         self.same(run.histogram(VIEW, layer="fc", label=1, unit=1), heads[..., 1][labels == 1])
         self.same(run.histogram(VIEW, layer="fc", label=0, unit=0, epoch=0), heads[:2, :, 0][labels[:2] == 0])
 
+    @pytest.mark.parametrize(("units", "by"), [(3, "unit"), (1, "label"), (1, ("unit", "label"))])
+    def test_what_is_known_adds_up_to_the_whole(self, units, by, record):
+        run, heads, labels = record(units)
+        found = run.histogram(VIEW, layer="fc", by=by, epoch=0)
+        dims = (by,) if isinstance(by, str) else by
+        assert found.counts.dims == (*dims, "bin")
+        total = float(found.counts.sum() + found.underflow.sum() + found.overflow.sum())
+        assert total == pytest.approx(heads[:2].size, rel=1e-9)
+        if "label" in dims:
+            assert found.label.values.tolist() == sorted(
+                {-100 if true < 0 else true for true in labels[:2].flat}
+            )
+            self.same(found.sel(label=1).squeeze(drop=True), heads[:2, :, 0][labels[:2] == 1])
+        else:
+            self.same(found.sel(unit=2), heads[:2, :, 2])
+
     @pytest.mark.parametrize("unit", [None, 0])
     @pytest.mark.parametrize("label", [0, 1])
     def test_both_answers_of_a_single_unit_are_known(self, label, unit, record):
@@ -339,6 +323,9 @@ class TestLargeHeads:
         [
             ({"units": 3}, {"label": 1}, "no counts of label 1 alone: .*label=1 with unit=1 is known"),
             ({"units": 3}, {"label": 1, "unit": 2}, "no counts of label 1 alone"),
+            ({"units": 3}, {"by": "label"}, "no histograms by label: .* by='unit' is known"),
+            ({"units": 3}, {"by": ("label", "unit")}, "no histograms by label"),
+            ({"units": 3, "pooled": True}, {"by": "unit"}, "its units were counted together"),
             ({"units": 3}, {"unit": 3}, "no unit 3: the head has units 0 to 2"),
             ({"units": 3}, {"label": 3, "unit": 3}, "no unit 3: the head has units 0 to 2"),
             ({"units": 1}, {"label": 2}, "no sample of label 2 among"),
@@ -357,73 +344,3 @@ class TestLargeHeads:
     def test_rows_that_were_counted_answer_for_themselves(self, record):
         run, heads, _ = record(3, in_rows=(0, 2))
         self.same(run.histogram(VIEW, layer="fc", unit=1, epoch=1), heads[2, :, 1])
-
-    def test_repr_says_how_it_was_counted(self, record):
-        run, *_ = record(2)
-        assert repr(run).splitlines()[2] == (
-            "  train: 3 rows, epochs 0 to 1, the head counted by unit and truth"
-        )
-
-
-def test_repr_says_what_else_was_kept(record_run, add_to_rows):
-    ones = np.ones(2, np.uint64)
-    stats = ChannelStats(("conv",), (2,), ones, ones, np.ones(2))
-    add_to_rows(lambda row: samples_of("conv")(row) | {"channels": stats})
-    run = record_run(batches("conv"), ["conv"], head=None, raw=False)
-    assert repr(run).splitlines()[2] == (
-        "  train: 4 rows, epochs 0 to 1, counts only, channels, samples of 1 layer"
-    )
-
-
-def test_repr_says_what_how_much_and_what_is_missing(small_run, record_run):
-    assert repr(small_run).splitlines() == [
-        f"<actlab.Run {small_run.path}>",
-        "  Small: 6 layers, head 'fc'",
-        "  train: 27 rows, epochs 0 to 2, raw outputs of the head with labels",
-        "  valid: 12 rows, epochs -1 to 2, raw outputs of the head with labels",
-        "  test: 2 rows, epoch 2, raw outputs of the head with labels",
-        "  missing: layers never called (body.dropout)",
-    ]
-    bare = record_run({"train": [(0, {"fc": np.ones((2, 2))}, None)]}, ["fc"], raw=False, closed=False)
-    assert repr(bare).splitlines()[2:] == [
-        "  train: 1 row, epoch 0, counts only",
-        "  missing: split 'valid'; split 'test'; the end (the run is not closed)",
-    ]
-
-
-def test_an_empty_run_opens(tmp_path):
-    with_nothing = RunWriter(tmp_path / "run.zarr", axis=FloatAxis(), attributes={}, fsync=False)
-    with_nothing.close()
-    run = open_run(tmp_path / "run.zarr")
-    assert isinstance(run, Run)
-    assert run.splits == ()
-    assert run.layers.empty
-    assert run.select_layers() == []
-    with pytest.raises(SelectionError, match=r"no split 'train' in .*: there are none"):
-        run["train"]
-
-
-def test_no_run_is_a_store_error(tmp_path):
-    with pytest.raises(StoreError, match="no such run"):
-        open_run(tmp_path / "none.zarr")
-
-
-@pytest.mark.parametrize("table", [[{"kind": "Linear"}], ["fc"], [{"name": "fc", "shape": 3}]])
-def test_a_damaged_table_of_layers_is_a_store_error(record_run, table):
-    run = record_run({"train": [(0, {"fc": np.ones((2, 2))}, None)]}, ["fc"])
-    root = Path(run.path) / "zarr.json"
-    document = json.loads(root.read_text())
-    document["attributes"]["actlab"]["layers"] = table
-    root.write_text(json.dumps(document))
-    with pytest.raises(StoreError, match=r"run\.zarr: the table of layers is damaged") as caught:
-        open_run(run.path)
-    assert "\n" not in str(caught.value)
-
-
-def test_entries_of_a_later_format_do_no_harm(record_run):
-    run = record_run({"train": [(0, {"fc": np.ones((2, 2))}, None)]}, ["fc"])
-    root = Path(run.path) / "zarr.json"
-    document = json.loads(root.read_text())
-    document["attributes"]["actlab"]["layers"][0]["parameters"] = 6
-    root.write_text(json.dumps(document))
-    assert open_run(run.path).layers.loc["fc", "shape"] == (2, 2)

@@ -1,108 +1,21 @@
-"""Modes on simulated samples, and the Twin Peaks of recorded runs against the values themselves."""
+"""The Twin Peaks of recorded runs against the values themselves."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from actlab.axis import FloatAxis, LinearAxis
 from actlab.errors import SelectionError
-from actlab.peaks import head_axis, modes, twin_peaks
-from actlab.rebinning import bin_values
+from actlab.peaks import head_axis, twin_peaks
 from actlab.store.row import HeadCounts
 from actlab.store.writer import RunWriter
 
 PER_SPLIT = ["underflow", "overflow", "nonfinite", "n", "yes_position", "no_position", "peak_distance"]
-PER_SPLIT += ["separation", "overlap", "n_modes"]
-
-
-def modes_of(values, n_bins=400):
-    low, high = np.quantile(values, (0.001, 0.999))
-    axis = LinearAxis(low, high, n_bins)
-    return modes(bin_values(values, axis)["counts"].values, axis.centers)
-
-
-def mixture(n, share, apart, seed):
-    """Return a sample of two normals of std 1, `share` of it `apart` from the rest."""
-    random = np.random.default_rng(seed)
-    return random.normal(0, 1, n) + np.where(random.random(n) < share, apart, 0)
-
-
-ONE_PEAK = {
-    "normal": lambda random, n: random.normal(size=n),
-    "laplace": lambda random, n: random.laplace(size=n),
-    "exponential": lambda random, n: random.exponential(size=n),
-    "uniform": lambda random, n: random.uniform(size=n),
-    "mirrored": lambda random, n: (half := random.normal(0.1, 1, n // 2), np.concatenate([half, -half]))[1],
-    "rounded": lambda random, n: random.normal(0, 40, n).astype(np.float16).round(),
-}
-
-
-@pytest.mark.parametrize("n", [60, 320, 2000, 20_000])
-@pytest.mark.parametrize("name", ONE_PEAK)
-def test_one_peak_stays_one(name, n):
-    found = [modes_of(ONE_PEAK[name](np.random.default_rng(seed), n))[0].size for seed in range(40)]
-    assert sum(size != 1 for size in found) <= 1
-
-
-@pytest.mark.parametrize(
-    ("n", "share", "apart"),
-    [
-        *((60, 0.5, 10), (100, 0.5, 6), (320, 0.5, 5), (2000, 0.5, 3.5), (320, 0.5, 1000), (2000, 0.1, 6)),
-        *((20_000, 0.1, 4.5), (20_000, 0.01, 20), (1_000_000, 0.5, 3), (1_000_000, 0.5, 1000)),
-    ],
-)
-def test_two_peaks_are_told_apart_where_they_are(n, share, apart):
-    for seed in range(1 if n > 10**5 else 15):
-        positions, heights = modes_of(mixture(n, share, apart, seed), 1000)
-        np.testing.assert_allclose(positions, [0, apart], atol=max(0.8, 0.06 * apart))
-        assert (heights > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("n", "share", "apart"), [(60, 0.5, 2), (20_000, 0.5, 2), (20_000, 0.1, 2.5), (60, 0.02, 10)]
-)
-def test_no_second_peak_where_the_sum_has_none_or_too_few_values(n, share, apart):
-    found = [modes_of(mixture(n, share, apart, seed))[0].size for seed in range(20)]
-    assert found == [1] * 20
-
-
-def test_a_point_that_holds_most_values_does_not_stop_the_smoothing():
-    for seed in range(10):
-        random = np.random.default_rng(seed)
-        values = np.where(random.random(20_000) < 0.8, 0.0, random.uniform(3, 13, 20_000))
-        positions, _ = modes_of(values)
-        assert positions.size == 2
-        assert abs(positions[0]) < 0.1
-        assert 3 < positions[1] < 13
-
-
-def test_logits_of_ten_classes_of_mnist_show_two_peaks():
-    # Measured: validation logits of a trained network, 30 bins of [-15, 15]; YES to NO is 1 to 9.
-    counts = [18, 24, 65, 142, 260, 430, 710, 1049, 1439, 1914, 2385, 2443, 2352, 1925, 1435]
-    counts += [823, 436, 284, 240, 258, 320, 389, 308, 188, 100, 50, 12, 1, 0, 0]
-    positions, _ = modes(np.array(counts), LinearAxis(-15, 15, 30).centers)
-    np.testing.assert_allclose(positions, [-3.5, 6.5], atol=1)
-
-
-@given(st.lists(st.integers(0, 1000), min_size=1, max_size=60), st.integers(1, 10**6))
-def test_modes_mirror_and_move_with_the_axis(counts, shift):
-    data, centers = np.array(counts), np.arange(len(counts), dtype=float)
-    positions, heights = modes(data, centers)
-    assert (np.diff(positions) > 0).all()
-    assert positions.size > 0 or not data.any()
-    moved, same = modes(data, centers + shift)
-    np.testing.assert_allclose(moved, positions + shift)
-    np.testing.assert_allclose(same, heights)
-
-
-@pytest.mark.parametrize("counts", [[0, 0, 0], [0, 7, 0], [7], [5, 0, 0], [3, 3, 3]])
-def test_modes_of_almost_nothing(counts):
-    positions, heights = modes(np.array(counts), np.arange(len(counts), dtype=float))
-    assert positions.size == heights.size == (1 if any(counts) else 0)
+PER_SPLIT += ["separation", "overlap", "auc", "auc_bound", "ashman_d", "area_ratio", "expected_ratio"]
+PER_SPLIT += ["n_yes", "n_no", "n_modes"]
 
 
 def truth(batches, split, epoch, last=None):
@@ -121,9 +34,14 @@ def test_names_dims_and_attributes(small_run):
         ("curves", "yes", "no"), ("split", "bin")
     )
     assert {found[name].dims for name in PER_SPLIT} == {("split",)}
-    assert found.mode_position.dims == found.mode_height.dims == ("split", "mode")
+    for name in ("mode_position", "mode_height", "mode_prominence"):
+        assert found[name].dims == ("split", "mode")
+    for name in ("valley_position", "valley_height", "valley_significance"):
+        assert found[name].dims == ("split", "valley")
     assert found.train_valid_distance.dims == ()
-    assert found.attrs == {"h_min": -8, "h_max": 8, "n_bins": 200, "epoch": 2, "layer": "fc", "source": "raw"}
+    view = {"h_min": -8, "h_max": 8, "n_bins": 200}
+    known = {"epoch": 2, "layer": "fc", "source": "raw", "reading": "two peaks expected"}
+    assert found.attrs == view | known
     assert found.sizes["bin"] == 200
 
 
@@ -402,3 +320,118 @@ def test_train_valid_distance_is_not_made_of_noise(record_run, shift, low, high)
     run = record_run({split: [(0, {"fc": part}, None)] for split, part in values.items()}, ["fc"])
     found = float(twin_peaks(run).train_valid_distance)  # 200 bins of 300 values differ by 0.4 in any case
     assert low - 1e-9 <= found <= high + 1e-9
+
+
+LABELLED = ["binary", "classes", "multi-hot"]
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+@pytest.mark.parametrize(("split", "epoch"), [("train", 2), ("valid", -1), ("valid", 4), ("test", 4)])
+def test_yes_and_no_of_real_digits_are_those_of_the_values(train_digits, marks_of, kind, split, epoch):
+    made = train_digits(kind)
+    head, targets = made.outputs[split, epoch]
+    is_yes = marks_of(kind, targets)
+    yes, no = head[is_yes], head[~is_yes]
+    separation = (yes.mean() - no.mean()) / np.sqrt((yes.var() + no.var()) / 2)
+    expected = {
+        "yes_position": yes.mean(),
+        "no_position": no.mean(),
+        "separation": separation,
+        "ashman_d": abs(separation),
+        "auc": roc_auc_score(is_yes.ravel(), head.ravel()),
+        "auc_bound": 0,
+        "n_yes": yes.size,
+        "n_no": no.size,
+        "area_ratio": no.size / yes.size,
+        "expected_ratio": 9 if kind == "classes" else no.size / yes.size,
+    }
+    found = twin_peaks(made.run, epoch)
+    assert found.attrs["reading"] == "two peaks expected"
+    for name, value in expected.items():
+        assert found[name].sel(split=split).item() == pytest.approx(value, rel=1e-9), name
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+def test_counts_of_real_digits_are_within_a_hundredth(train_digits, kind):
+    for epoch in range(5):
+        exact = twin_peaks(train_digits(kind).run, epoch)
+        found = twin_peaks(train_digits(kind, counted=True).run, epoch)
+        assert found.attrs["source"] == "counts"
+        for name in ("yes_position", "no_position", "separation", "ashman_d", "auc"):
+            np.testing.assert_allclose(found[name], exact[name], rtol=0.01)
+        assert (abs(found.auc - exact.auc) <= found.auc_bound + 1e-12).all()
+        assert (found.auc_bound < 0.02).all()
+        for name in ("n_yes", "n_no", "area_ratio", "expected_ratio"):
+            np.testing.assert_array_equal(found[name], exact[name])
+
+
+def test_the_mean_of_yes_and_no_lies_across_the_valley_of_a_trained_network(train_digits):
+    found = twin_peaks(train_digits("classes").run).sel(split="valid")
+    valley = found.valley_significance.argmax("valley")
+    assert found.no_position < found.valley_position[valley] < found.yes_position
+    assert found.valley_height[valley] < found.mode_height.min()
+    assert (found.mode_prominence <= found.mode_height * (1 + 1e-12)).all()
+
+
+def test_without_labels_the_shape_says_what_it_can(train_digits):
+    found = twin_peaks(train_digits("classes", labelled=False).run).sel(split="valid")
+    exact = twin_peaks(train_digits("classes").run).sel(split="valid")
+    assert found.attrs["reading"] == "unknown: no labels were given"
+    assert found.area_ratio.item() == pytest.approx(9, rel=0.25)
+    assert np.isnan(found.expected_ratio)
+    assert found.ashman_d.item() > 2
+    assert found.ashman_d.item() == pytest.approx(exact.ashman_d.item(), rel=0.3)
+    assert int(found.n_yes) == int(found.n_no) == 0
+    assert np.isnan([found.auc, found.auc_bound, found.overlap]).all()
+
+
+def test_counts_without_truth_still_know_how_many_classes_there_are(train_digits):
+    found = twin_peaks(train_digits("classes", raw=None).run).sel(split="valid")
+    assert (found.attrs["source"], found.attrs["reading"]) == ("counts", "two peaks expected")
+    assert found.expected_ratio.item() == 9
+    assert found.area_ratio.item() == pytest.approx(9, rel=0.25)
+
+
+@pytest.mark.parametrize("raw", ["head", None])
+def test_a_regression_has_curves_and_no_yes_and_no(train_digits, raw):
+    found = twin_peaks(train_digits("float", raw=raw).run)
+    assert found.attrs["reading"] == (
+        "no peaks expected: float targets, the outputs are the predictions themselves"
+    )
+    np.testing.assert_allclose(found.curves.sum("bin") + found.underflow + found.overflow, 1)
+    for name in ("yes_position", "no_position", "peak_distance", "separation", "auc", "area_ratio"):
+        assert bool(found[name].isnull().all()), name
+    assert bool(found.expected_ratio.isnull().all())
+    assert (found.n_modes > 0).all()
+
+
+def test_whole_numbers_to_be_predicted_by_one_unit_are_no_truth(record_run):
+    head = np.arange(6.0)[:, None]
+    found = twin_peaks(record_run({"valid": [(0, {"fc": head}, np.array([0, 1, 2, 3, 1, 0]))]}, ["fc"]))
+    assert bool(found.yes.isnull().all())
+    assert found.attrs["reading"] == "unknown: no labels were given"
+
+
+@pytest.mark.parametrize(
+    ("label", "reading"),
+    [
+        ([1, 0, -100, -100], "no peaks expected"),  # of floats, two happen to be 0 and 1
+        ([1, 0, 1, 0], "two peaks expected"),  # smoothed in training, plain in validation
+    ],
+)
+def test_floats_that_look_like_labels(record_run, monkeypatch, label, reading):
+    run = record_run({"valid": [(0, {"fc": np.arange(4.0)[:, None]}, np.array(label))]}, ["fc"])
+    monkeypatch.setitem(run.attributes, "targets", "float")
+    found = twin_peaks(run)
+    assert found.attrs["reading"].startswith(reading)
+    assert bool(found.yes.isnull().all()) == (reading == "no peaks expected")
+
+
+def test_a_layer_that_is_not_the_head_has_no_reading(small_run):
+    assert twin_peaks(small_run, layer="wild").attrs["reading"] == "unknown: not the head"
+
+
+def test_auc_counts_ties_half(record_run):
+    head = np.array([[0.0], [1], [1], [2]])
+    found = describe(record_run, head, np.array([0, 0, 1, 1]))
+    assert found.auc.item() == (2 + 1.5) / 4

@@ -1,0 +1,24 @@
+"""Counts on the recording axis -> counts on the axis of a picture, with the error stated.
+
+The mass of a bucket goes to the bins it overlaps by monotone cubic interpolation (PCHIP) of the
+cumulative counts. Interpolation is not additive: pool counts first, then re-bin.
+"""
+
+from actlab.rebinning.arrays import Rebinned, bin_array, rebin_array
+from actlab.rebinning.blocks import over_blocks
+from actlab.rebinning.buckets import LARGEST, Buckets
+from actlab.rebinning.kernel import cubic
+from actlab.rebinning.labelled import bin_values, label_bins, rebin
+
+__all__ = [
+    "LARGEST",
+    "Buckets",
+    "Rebinned",
+    "bin_array",
+    "bin_values",
+    "cubic",
+    "label_bins",
+    "over_blocks",
+    "rebin",
+    "rebin_array",
+]
