@@ -92,7 +92,6 @@ def test_a_relative_path_is_meant_from_where_it_was_given(directory, archive, tm
         assert each.read("train/step/c.0") == FILES["train/step/c.0"]
 
 
-
 class TestLocalSource:
     def test_what_is_no_file_is_refused_at_once(self, directory):
         os.mkfifo(directory / "pipe")
