@@ -20,7 +20,9 @@ from actlab.axis import FloatAxis, LinearAxis
 from actlab.errors import AxisError, SelectionError, nearest
 from actlab.rebinning import rebin
 from actlab.run import Run, open_run
-from actlab.stats import RangeChoice
+from actlab.run.selection import is_whole
+from actlab.stats.ranges import RangeChoice, check_choice
+from actlab.steps.merging import in_order
 
 __all__ = ["compare"]
 
@@ -86,20 +88,20 @@ def compare(
     ValueError
         If `by` is a number below 1.
     """
-    if isinstance(by, str) and by not in ("epoch", "step"):
-        raise SelectionError(f"cannot compare by {by!r}: {nearest(by, ('epoch', 'step'))}, or a whole number")
+    check_choice(axis, choice)
+    if by not in ("epoch", "step") and not is_whole(by):
+        near = nearest(str(by), ("epoch", "step"))
+        raise SelectionError(f"cannot compare by {by!r}, only by 'epoch', 'step' or a whole number: {near}")
     opened = _open(runs)
     _check_split(opened, split)
     common, missing_layers = _shared("layer", _select(opened, layers))
     rows = {name: run[split].sel(layer=common) for name, run in opened.items()}
     dim = "epoch" if by == "epoch" else "step"
-    labels, missing = _shared(dim, {name: steps.in_order(ds[dim].values)[0] for name, ds in rows.items()})
+    labels, missing = _shared(dim, {name: in_order(ds[dim].values)[0] for name, ds in rows.items()})
 
     recorded = _coarsest([run.axis for run in opened.values()])
     merge = _epochs if dim == "epoch" else _columns(1 if isinstance(by, str) else by)
     parts = [_with_axis(merge(ds, labels), opened[name].axis, recorded) for name, ds in rows.items()]
-    if axis is not None and choice:
-        raise AxisError(f"an axis says all about the bins: leave out {' and '.join(choice)}")
     if axis is None:
         totals = [
             _coarsen(run.totals(split).sel(layer=common), run.axis, recorded) for run in opened.values()
@@ -122,7 +124,7 @@ def _compare(pooled: xr.Dataset, axis: LinearAxis | Mapping[str, LinearAxis]) ->
 
 def _open(runs: Any) -> dict[str, Run]:
     """Open the runs, and name them."""
-    if isinstance(runs, str | PathLike | Run) or len(runs) < 2:
+    if isinstance(runs, str) or not isinstance(runs, Mapping | Sequence) or len(runs) < 2:
         raise SelectionError("comparing takes at least two runs, as a list or by name: got fewer")
     given = [*runs.values()] if isinstance(runs, Mapping) else [*runs]
     opened = [each if isinstance(each, Run) else open_run(each) for each in given]

@@ -320,6 +320,7 @@ class TestNames:
         (lambda a, b: actlab.compare([a]), SelectionError, "at least two runs"),
         (lambda a, b: actlab.compare(a.path), SelectionError, "at least two runs"),
         (lambda a, b: actlab.compare(a), SelectionError, "at least two runs"),
+        (lambda a, b: actlab.compare(5), SelectionError, "at least two runs"),
         (
             lambda a, b: actlab.compare({"a": a, "b": b}, split="test"),
             SelectionError,
@@ -330,7 +331,13 @@ class TestNames:
             SelectionError,
             "no layer is in all runs: a has input, one, relu, out; b has fc",
         ),
-        (lambda a, b: actlab.compare([a, a], by="epcoh"), SelectionError, "by 'epcoh': did you mean 'epoch'"),
+        (
+            lambda a, b: actlab.compare([a, a], by="epcoh"),
+            SelectionError,
+            "by 'epcoh', only by 'epoch', 'step' or a whole number: did you mean 'epoch'",
+        ),
+        (lambda a, b: actlab.compare([a, a], by=None), SelectionError, "cannot compare by None, only by"),
+        (lambda a, b: actlab.compare([a, a], by=2.5), SelectionError, "cannot compare by 2.5, only by"),
         (lambda a, b: actlab.compare([a, a], by=0), ValueError, "whole number from 1, got 0"),
     ],
 )

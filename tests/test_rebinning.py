@@ -150,6 +150,8 @@ def test_counts_without_buckets_or_their_ends_are_refused(two_layers):
         rebin(two_layers.sum("bucket"), axis)
     with pytest.raises(AxisError, match="coordinates 'lower' and 'upper'"):
         rebin(two_layers.drop_vars("upper"), axis)
+    with pytest.raises(AxisError, match=r"an xarray.DataArray \[..., bucket\], got a ndarray"):
+        rebin(two_layers.values, axis)
     with pytest.raises(AxisError, match=r"shape \(2, 3\) do not end with 3592 buckets"):
         rebin_array(np.zeros((2, 3)), AXIS.lower, AXIS.upper, axis)
 
@@ -202,6 +204,7 @@ class TestAxisOfEachLayer:
             ({"a": VIEW, "b": LinearAxis(-1, 1, 5)}, AxisError, r"same number of bins, got \[5, 8\]"),
             ({}, SelectionError, "no axis for the layer 'a': there are none"),
             ((-1, 1, 3), AxisError, r"a LinearAxis, or a mapping of layers to them, got \(-1, 1, 3\)"),
+            ({"a": (-1, 1, 3)}, AxisError, "a LinearAxis, or a mapping of layers to them, got {'a'"),
         ],
     )
     def test_axes_that_do_not_fit_are_refused(self, two_layers, axes, error, message):

@@ -176,6 +176,15 @@ class TestSelecting:
                 picked.compute(), run["train"].sel(layer=wanted).isel(step=steps).compute()
             )
 
+    @pytest.mark.parametrize("store", ["directory", "archive", "compacted", "ranks"])
+    @pytest.mark.parametrize("layers", [slice(0), slice(None, None, -1), [1, 0, 1], 1])
+    @pytest.mark.parametrize("steps", [slice(0), slice(30, 3, -4), [7, 2, 2, -1], -1])
+    def test_some_of_the_layers_selected(self, stores, store, steps, layers):
+        run, wanted = open_run(stores[store]), ["block3.relu", "block0.conv"]
+        part = {"step": steps, "layer": layers}
+        picked, rows = run.pick("train", wanted), run["train"].sel(layer=wanted)
+        xr.testing.assert_identical(picked.isel(part).compute(), rows.compute().isel(part))
+
 
 @pytest.mark.parametrize("name", ["totals", "histogram", "twin_peaks", "trend"])
 def test_progress_is_told_of_a_few_computations_not_of_each_row(stores, name):

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actlab import steps
-from actlab.axis import FloatAxis
+from actlab.axis import FloatAxis, LinearAxis
 from actlab.errors import SelectionError
+from actlab.rebinning import rebin
 from actlab.stats import pool_moments
-from actlab.steps import grouping
+from actlab.steps import grouping, merging, moments
 
 AXIS = FloatAxis(mantissa_bits=1, min_exponent=-2, max_exponent=3)
 MOMENTS = ("mean", "std", "min", "max")
@@ -231,6 +232,11 @@ class TestOddest:
                 assert expected[place] == pytest.approx(max(expected), abs=1e-12)
         assert_same(steps.oddest(on_dask(rows, lengths), k), found)
 
+    def test_without_layers_there_is_none(self, make_rows, on_dask):
+        rows = make_rows([0] * 5)[0].isel(layer=slice(0))
+        for each in (rows, on_dask(rows, [2, 3])):
+            assert steps.oddest(each, 2).compute().distance.shape == (3, 0)
+
     def test_a_batch_that_shares_no_bucket_is_at_distance_one(self, make_rows):
         rows, _ = make_rows([0] * 5)
         rows["counts"] = xr.zeros_like(rows["counts"])
@@ -325,6 +331,12 @@ def test_what_is_no_split_is_one_clear_error(make_rows, merge):
         merge(rows.drop_vars("counts"))
     with pytest.raises(SelectionError, match="they lack the dim 'step'"):
         merge(rows.isel(step=0))
+    with pytest.raises(SelectionError, match="they lack the dim 'step'"):
+        merge(steps.by_column(rows, 1))
+    with pytest.raises(SelectionError, match="they lack the dim 'bucket'"):
+        merge(rebin(rows, LinearAxis(-1, 1, 4)))
+    with pytest.raises(SelectionError, match=r"such as .*, got a DataArray"):
+        merge(rows["counts"])
     with pytest.raises(SelectionError, match="no rows to merge"):
         merge(rows.isel(step=[]))
     if merge is steps.by_epoch:
@@ -334,14 +346,14 @@ def test_what_is_no_split_is_one_clear_error(make_rows, merge):
 
 @given(st.lists(st.integers(-1, 5), min_size=1, max_size=20))
 def test_labels_are_numbered_in_the_order_they_come(labels):
-    known, number = steps.in_order(np.array(labels))
+    known, number = merging.in_order(np.array(labels))
     assert known == list(dict.fromkeys(labels))
     assert [known[position] for position in number] == labels
 
 
 @given(st.integers(1, 50))
 def test_the_last_quarter_is_rounded_up(n):
-    quarter = steps.last_quarter(np.arange(n))
+    quarter = merging.last_quarter(np.arange(n))
     assert quarter.size == np.ceil(n / 4)
     assert quarter[-1] == n - 1
 
@@ -352,6 +364,6 @@ def test_groups_of_plain_arrays_are_pooled_likewise(make_rows, epochs, k):
     rows, _ = make_rows(epochs)
     columns = steps.by_column(rows, k)
     finite = (rows["n"] - rows["counts"][..., [0, -2, -1]].sum("bucket")).values.astype(float)
-    pooled = steps.pool_groups(rows, finite, columns["first_row"].values)
+    pooled = moments.pool_groups(rows, finite, columns["first_row"].values)
     for name, values in pooled.items():
         np.testing.assert_array_equal(values.T, columns[name])

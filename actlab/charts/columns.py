@@ -18,7 +18,9 @@ from actlab.charts.pooling import Pool
 from actlab.charts.sources import Counts, Source, sources
 from actlab.errors import SelectionError, nearest
 from actlab.run import Run
-from actlab.steps import find_oddest, in_order, last_quarter, pool_groups
+from actlab.steps.merging import in_order, last_quarter
+from actlab.steps.moments import pool_groups
+from actlab.steps.outliers import find_oddest
 
 __all__ = ["Progress", "columns"]
 

@@ -19,7 +19,7 @@ from actlab.charts.palette import SETS, ZERO
 from actlab.errors import SelectionError, nearest
 from actlab.run import Run
 from actlab.schema import SPLITS
-from actlab.steps import last_quarter
+from actlab.steps.merging import last_quarter
 
 __all__ = ["TwinPeaksOptions", "draw", "prepare", "readable_axis", "twin_peaks"]
 

@@ -15,11 +15,14 @@ from actlab.pages.formats import number, percent, polyline
 from actlab.pages.html import Section
 from actlab.pages.payload import pack_floats
 from actlab.pages.sections import Material, listed
+from actlab.peaks.pooling import NO_PEAKS, n_units
 from actlab.run import Run
 
 __all__ = ["peaks"]
 
 _NAMES: Final = {"train": "train, last quarter", "valid": "validation", "test": "test"}
+_UNLABELLED: Final = "no labels: YES and NO are not known"
+_REGRESSION: Final = "a regression: there is no YES and NO"
 _TREND: Final = (240, 84)  # width and height of a trend's drawing
 
 
@@ -43,6 +46,7 @@ def peaks(material: Material) -> Section | None:
         "colors": SETS,
         "reference": reference,
         "labels": truth,
+        "unknown": _REGRESSION if data.attrs.get("reading") == NO_PEAKS else _UNLABELLED,
         "bins": listed(data["bin"]),
         "top": 1.12 * float(later.max()) or 1.0,
         "yes": _by_epoch(data["yes_position"].where(known)),
@@ -88,14 +92,7 @@ def _known(run: Run, data: xr.Dataset, reference: str) -> xr.DataArray:
     found, recorded = (
         int(values.sel(split=reference).sum()) for values in (apart, data["curves"].notnull().any("bin"))
     )
-    return apart & (_units(run, str(data.attrs["layer"])) > 1 and found >= min(recorded, 2))
-
-
-def _units(run: Run, layer: str) -> int:
-    """Return how many units the head has; where nothing says which size counts them, values per sample."""
-    sizes = run.layers["shape"][layer]
-    dim = run.attributes.get("head_unit_dim")
-    return math.prod(sizes[1:]) if dim is None else int(sizes[dim])
+    return apart & (n_units(run, str(data.attrs["layer"])) > 1 and found >= min(recorded, 2))
 
 
 def _trends(data: xr.Dataset, reference: str, truth: bool) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import xarray as xr
 
 from actlab.errors import SelectionError
 from actlab.peaks.description import measure
-from actlab.peaks.pooling import Pool, epoch_label, head_layer, n_units, pool_epoch, read
+from actlab.peaks.pooling import TWO_PEAKS, Pool, epoch_label, head_layer, n_units, pool_epoch, read
 from actlab.peaks.samples import Sample
 from actlab.run import Run
 from actlab.schema import MOST_UNITS
@@ -56,14 +56,16 @@ def class_peaks(run: Run, epoch: str | int = "last", *, layer: str | None = None
     Raises
     ------
     SelectionError
-        If the run has no such epoch or layer, no head, or no labels in that epoch.
+        If the run has no such epoch or layer, no head, or neither keeps nor counts its outputs by label in
+        that epoch.
     """
     label = epoch_label(run, epoch)
     layer = head_layer(run, layer)
     pools = pool_epoch(run, layer, label)
     reading = read(run, layer, pools.values())
     if not any(pool.truth for pool in pools.values()):
-        raise SelectionError(f"no YES and NO of layer {layer!r} in epoch {label} of {run.path}: {reading}")
+        why = "labels or outputs of the head were not kept" if reading == TWO_PEAKS else reading
+        raise SelectionError(f"no YES and NO of layer {layer!r} in epoch {label} of {run.path}: {why}")
     units = max(pool.units for pool in pools.values())
     columns: list[int | None] = [*range(units)] or [None]
     rows = [_each_class(pool, columns) for pool in pools.values()]

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from actlab.axis import LinearAxis
-from actlab.errors import SelectionError
+from actlab.errors import AxisError, SelectionError
 from actlab.peaks.pooling import NO_PEAKS, Pool, epoch_label, head_layer, n_units, pool_epoch, read
 from actlab.peaks.samples import Moments, Sample
 from actlab.peaks.shapes import FLOW, distance, fine_axis, modes
@@ -82,7 +82,11 @@ def twin_peaks(
     ------
     SelectionError
         If the run has no such epoch or layer, or no head.
+    AxisError
+        If `axis` is no `LinearAxis`.
     """
+    if not isinstance(axis, LinearAxis | None):
+        raise AxisError(f"axis must be a LinearAxis, got {axis!r}")
     label = epoch_label(run, epoch)
     layer = head_layer(run, layer)
     axis = head_axis(run, layer) if axis is None else axis

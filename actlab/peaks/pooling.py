@@ -11,16 +11,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from actlab.errors import SelectionError, nearest
+from actlab.errors import SelectionError, nearest, nearest_number
 from actlab.peaks.samples import Moments, Sample
 from actlab.run import Run
-from actlab.steps import last_quarter
+from actlab.run.selection import UNTRAINED
+from actlab.steps.merging import last_quarter
 from actlab.store.splits import belong
 
 __all__ = [
     "NO_PEAKS",
     "TWO_PEAKS",
-    "UNTRAINED",
     "Pool",
     "epoch_label",
     "head_layer",
@@ -28,9 +28,6 @@ __all__ = [
     "pool_epoch",
     "read",
 ]
-
-UNTRAINED: Final = -1
-"""Epoch label of evaluation before any training."""
 
 NO_LABEL: Final = -100
 TWO_PEAKS: Final = "two peaks expected"
@@ -89,12 +86,16 @@ def epoch_label(run: Run, epoch: str | int) -> int:
     """
     by_split = {split: run.epochs(split) for split in run.splits}
     labels = sorted(set().union(*by_split.values()))
-    if epoch == "last" and labels:
+    if not labels:
+        raise SelectionError(f"no rows in {run.path}")
+    if epoch == "last":
         return by_split.get("train", labels)[-1]
     label = UNTRAINED if epoch == "untrained" else epoch
     if label not in labels:
         known = ["last", *(["untrained"] if UNTRAINED in labels else []), *map(str, labels)]
-        raise SelectionError(f"no epoch {epoch!r} in {run.path}: {nearest(str(epoch), known)}")
+        is_number = isinstance(epoch, int | np.integer)
+        near = nearest_number(int(epoch), labels) if is_number else nearest(str(epoch), known)
+        raise SelectionError(f"no epoch {epoch!r} in {run.path}: {near}")
     return int(label)
 
 

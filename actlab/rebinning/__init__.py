@@ -8,7 +8,7 @@ from actlab.rebinning.arrays import Rebinned, bin_array, rebin_array
 from actlab.rebinning.blocks import over_blocks
 from actlab.rebinning.buckets import LARGEST, Buckets
 from actlab.rebinning.kernel import cubic
-from actlab.rebinning.labelled import bin_values, label_bins, rebin
+from actlab.rebinning.labelled import bin_values, check_array, label_bins, rebin
 
 __all__ = [
     "LARGEST",
@@ -16,6 +16,7 @@ __all__ = [
     "Rebinned",
     "bin_array",
     "bin_values",
+    "check_array",
     "cubic",
     "label_bins",
     "over_blocks",

@@ -17,7 +17,7 @@ from actlab.rebinning.blocks import over_blocks
 from actlab.rebinning.buckets import Buckets
 from actlab.rebinning.kernel import make_plan
 
-__all__ = ["bin_values", "label_bins", "rebin"]
+__all__ = ["bin_values", "check_array", "label_bins", "rebin"]
 
 
 def rebin(data: xr.DataArray | xr.Dataset, axis: LinearAxis | Mapping[str, LinearAxis]) -> xr.Dataset:
@@ -83,6 +83,22 @@ def rebin(data: xr.DataArray | xr.Dataset, axis: LinearAxis | Mapping[str, Linea
     return found if others is None else others.assign(found.data_vars).assign_attrs(found.attrs)
 
 
+def check_array(counts: object) -> xr.DataArray:
+    """Return counts that are a labelled array.
+
+    Raises
+    ------
+    AxisError
+        If they are none: plain arrays do not say what their buckets are.
+    """
+    if isinstance(counts, xr.DataArray):
+        return counts
+    instead = ": take its 'counts'" if isinstance(counts, xr.Dataset) else ""
+    raise AxisError(
+        f"counts must be an xarray.DataArray [..., bucket], got a {type(counts).__name__}{instead}"
+    )
+
+
 def _split(data: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.Dataset | None]:
     """Return the counts, checked, and what else a Dataset has."""
     counts, others = data, None
@@ -96,7 +112,7 @@ def _split(data: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.Dataset | 
         if beside := [name for name, each in rest.data_vars.items() if "bucket" in each.dims]:
             raise AxisError(f"the Dataset to re-bin has {beside[0]!r} [bucket], too: drop it first")
         others = rest.drop_dims("bucket", errors="ignore")
-    assert isinstance(counts, xr.DataArray)
+    counts = check_array(counts)
     if "bucket" not in counts.dims or not {"lower", "upper"} <= counts.coords.keys():
         raise AxisError(
             "counts to re-bin need the dim 'bucket' with the coordinates 'lower' and 'upper', "
@@ -106,9 +122,9 @@ def _split(data: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.Dataset | 
     return counts, others
 
 
-def _by_layer(counts: xr.DataArray, axes: Mapping[str, LinearAxis]) -> tuple[list[LinearAxis], xr.DataArray]:
+def _by_layer(counts: xr.DataArray, axes: Any) -> tuple[list[LinearAxis], xr.DataArray]:
     """Return axes, one at least, and which of them is that of each layer [layer] of the counts."""
-    if not isinstance(axes, Mapping):
+    if not (isinstance(axes, Mapping) and all(isinstance(each, LinearAxis) for each in axes.values())):
         raise AxisError(f"axis must be a LinearAxis, or a mapping of layers to them, got {axes!r}")
     if "layer" not in counts.dims or "layer" not in counts.coords:
         raise AxisError(f"an axis for each layer needs the dim 'layer', got the dims {[*counts.dims]}")

@@ -15,13 +15,15 @@ __all__ = ["NO_LABEL", "as_labels", "as_samples", "as_tensor", "as_whole", "is_h
 
 NO_LABEL = -100
 _NEARLY = 1e-2  # half precision
+_UNORDERED = {torch.uint16, torch.uint32, torch.uint64}  # torch does not compare them
 
 
 def as_tensor(labels: Any) -> torch.Tensor | None:
     """Return labels of any form as a tensor; torch.as_tensor would follow the default device."""
-    if labels is None or isinstance(labels, torch.Tensor):
-        return None if labels is None else labels.detach()
-    return torch.from_numpy(np.array(labels))
+    if labels is None:
+        return None
+    found = labels.detach() if isinstance(labels, torch.Tensor) else torch.from_numpy(np.array(labels))
+    return found.to(torch.int64) if found.dtype in _UNORDERED else found
 
 
 def as_samples(output: torch.Tensor, unit_dim: int) -> torch.Tensor:

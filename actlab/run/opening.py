@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from os import PathLike
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
+import dask
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -18,13 +19,16 @@ from actlab.run.parts import Part, bin_kept, choose_counts
 from actlab.run.selection import Selecting
 from actlab.run.summary import as_html, as_text
 from actlab.schema import HEAD_COUNTS, axis_from_attributes
-from actlab.stats import RangeChoice, fit_axis
+from actlab.stats import fit_axis
+from actlab.stats.ranges import RangeChoice, check_choice
 from actlab.store.ranks import open_merged
 from actlab.store.reader import Snapshot
 from actlab.store.splits import belong
 from actlab.store.verifying import verify_snapshot
 
 __all__ = ["Run", "open_run"]
+
+_dask: Any = dask  # it has no annotations
 
 
 def open_run(
@@ -135,7 +139,9 @@ class Run(Selecting):
     def totals(self, split: str) -> xr.DataArray:
         """Return the counts of a whole split [layer, bucket], pooled over its rows and kept."""
         if split not in self._totals:
-            self._totals[split] = self[split].counts.sum("step").compute()
+            with _dask.config.set(split_every=2):  # of a tree of pairs the fewest sums wait in memory
+                counts = self[split]["counts"].sum("step")
+            self._totals[split] = counts.compute()
         return self._totals[split]
 
     def values(self, layer: str, split: str, rows: NDArray[np.int64]) -> xr.Dataset | None:
@@ -251,15 +257,15 @@ class Run(Selecting):
         AxisError
             If the bins are none of the above, or given twice.
         """
+        check_choice(axis, choice)
         part, chosen = Part.of(label, unit, by), self.rows(split, epoch, steps)
         counts = self[split]["counts"].sel(layer=self.find_layer(layer), drop=True)
         counts = counts.isel(step=chosen).sum("step")
         if axis is None:
             counts = counts.compute()
             axis = fit_axis(counts, **choice)
-        elif choice or not isinstance(axis, LinearAxis):
-            also = f" and {', '.join(choice)}" if choice else ""
-            raise AxisError(f"expected a LinearAxis, or range and n_bins instead of it, got {axis!r}{also}")
+        elif not isinstance(axis, LinearAxis):
+            raise AxisError(f"expected a LinearAxis, or range and n_bins instead of it, got {axis!r}")
         outputs = self._outputs(layer, split, chosen)
         if outputs is not None:
             return bin_kept(outputs, axis, part)

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from actlab.axis import LinearAxis
 from actlab.errors import SelectionError, nearest, nearest_number
 from actlab.rebinning import bin_array, label_bins
-from actlab.run.selection import is_whole
+from actlab.run.selection import is_whole, several
 from actlab.schema import LABEL
 
 __all__ = ["Part", "bin_kept", "choose_counts"]
 
 _BLOCK: Final = 1 << 21  # values that are counted together
+_NO_LABELS: Final = "the run was recorded without labels, or with the float targets of a regression"
 _DIMS: Final = ("label", "unit")
 _LABELS_OF_TRUTH: Final = {"unlabelled": int(LABEL.fill), "no": 0, "yes": 1}  # with a single unit
 
@@ -41,7 +42,7 @@ class Part:
             If label or unit are no whole numbers, or `by` is no part of ("label", "unit") or names one
             that is given.
         """
-        dims = (by,) if isinstance(by, str) else tuple(by or ())
+        dims = () if by is None else tuple(several(by))
         for name, value in (("label", label), ("unit", unit)):
             if value is not None and not is_whole(value):
                 raise SelectionError(f"{name} must be a whole number, got {value!r}")
@@ -135,7 +136,7 @@ def _entries(kept: xr.Dataset, part: Part) -> tuple[NDArray[np.int64], NDArray[n
         return np.arange(n_samples), np.zeros(n_samples, np.int64), np.zeros(1, np.int64)
     asked = "histograms by label" if part.label is None else f"label {part.label!r}"
     if LABEL.name not in kept:
-        raise SelectionError(f"no {asked}: the run was recorded without labels")
+        raise SelectionError(f"no {asked}: {_NO_LABELS}")
     label = kept[LABEL.name].values.astype(np.int64)
     sample = np.arange(n_samples)
     if label.ndim == 2:

@@ -19,7 +19,7 @@ from actlab.schema import CHANNELS_GROUP, HEAD_GROUP, LABEL, SPLITS, LayerInfo, 
 from actlab.store.reader import Snapshot
 from actlab.store.splits import Splits
 
-__all__ = ["Selecting", "is_whole"]
+__all__ = ["UNTRAINED", "Selecting", "is_whole", "several"]
 
 LAYER_FIELDS: Final = [field.name for field in fields(LayerInfo)]
 
@@ -87,6 +87,8 @@ class Selecting(Splits):
         kept = ["the head counted by unit and truth" if HEAD_GROUP in groups else "counts only"]
         if raw is not None:
             kept = [f"raw outputs of the head with{'' if LABEL.name in raw else 'out'} labels"]
+            is_float = LABEL.name not in raw and self.attributes.get("targets") == "float"
+            kept[0] += " (float targets)" if is_float else ""
         kept += ["channels"] if CHANNELS_GROUP in groups else []
         if n_sampled := len(self._sampled(split)):
             kept.append(f"samples of {n_sampled} layer{'s' if n_sampled > 1 else ''}")
@@ -150,7 +152,7 @@ class Selecting(Splits):
         if isinstance(epoch, str) and epoch in ("last", "untrained"):
             wanted = [UNTRAINED if epoch == "untrained" or not known else known[-1]]
         else:
-            wanted = _several(epoch)
+            wanted = several(epoch)
         for label in wanted:
             if not is_whole(label):
                 raise SelectionError(
@@ -181,7 +183,8 @@ class Selecting(Splits):
         ----------
         patterns : str or iterable of str, optional
             `fnmatch` patterns on the whole name (`*` crosses dots); `encoder` also means its members
-            `encoder:0`, `encoder:hidden`; a leading `!` excludes. Exclusions alone start from all layers.
+            `encoder:0`, `encoder:hidden`; a leading `!` excludes. Exclusions alone, and an empty list, start
+            from all layers.
         kind : str or iterable of str, optional
             Such patterns on the kind, as "Conv*" or "!Dropout".
         depth : int or (int, int), optional
@@ -208,7 +211,7 @@ class Selecting(Splits):
     ) -> set[str]:
         """Return the layers that patterns mean, known by some texts; each must match one at least."""
         included, excluded, all_excluded = set[str](), set[str](), True
-        for pattern in [] if patterns is None else _several(patterns):
+        for pattern in [] if patterns is None else several(patterns):
             if not isinstance(pattern, str):
                 raise SelectionError(f"{what} must be a name or a pattern, got {pattern!r}")
             wanted = pattern.removeprefix("!")
@@ -274,7 +277,7 @@ class Selecting(Splits):
         return chosen.isel(step=slice(rows[0], rows[-1] + 1) if is_span else rows)
 
 
-def _several(value: object) -> list[Any]:
+def several(value: object) -> list[Any]:
     """Return what a collection holds; of anything else the value itself."""
     held = value.tolist() if isinstance(value, np.ndarray) else value
     return list(held) if isinstance(held, Iterable) and not isinstance(held, str) else [held]

@@ -10,12 +10,11 @@ from actlab.stats.distance import (
 )
 from actlab.stats.moments import count_moments, pool_moments
 from actlab.stats.quantiles import quantile, quantile_bounds
-from actlab.stats.ranges import OUTSIDE, RangeChoice, default_range, fit_axis, symmetric_range
+from actlab.stats.ranges import OUTSIDE, default_range, fit_axis, symmetric_range
 from actlab.stats.shares import entropy, out_of_range, zero_share
 
 __all__ = [
     "OUTSIDE",
-    "RangeChoice",
     "count_moments",
     "default_range",
     "distances",

@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from actlab.errors import AxisError
-from actlab.rebinning import over_blocks
+from actlab.rebinning import check_array, over_blocks
 from actlab.stats.rows import buckets_of, in_slots
 
 __all__ = [
@@ -291,6 +291,7 @@ def _between(
     kernel: Callable[..., float], a: xr.DataArray, b: xr.DataArray, dim: str | Sequence[Hashable], *extra: Any
 ) -> xr.DataArray:
     """Measure every pair of histograms [..., dim] with a compiled kernel; NaN where one is empty."""
+    a, b = check_array(a), check_array(b)
     _check_labels(a, b)
     a, b = in_slots(a, dim), in_slots(b, dim)
 

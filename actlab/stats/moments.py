@@ -10,6 +10,7 @@ import xarray as xr
 from numba import njit
 from numpy.typing import NDArray
 
+from actlab.errors import AxisError
 from actlab.stats.rows import buckets_of, per_row
 
 __all__ = ["count_moments", "pool_moments"]
@@ -36,7 +37,14 @@ def pool_moments(ds: xr.Dataset, dim: str | Sequence[Hashable] = "step") -> xr.D
     xarray.Dataset
         n and finite (uint64), mean, std (ddof 0), min, max [...] of the finite values, NaN where
         there are none; can be pooled again.
+
+    Raises
+    ------
+    AxisError
+        If `ds` is no Dataset.
     """
+    if not isinstance(ds, xr.Dataset):
+        raise AxisError(f"moments are pooled of a Dataset, such as run['train'], got a {type(ds).__name__}")
     if "finite" not in ds:
         ds = ds.assign(finite=ds["n"] - ds["counts"].isel(bucket=[0, -2, -1]).sum("bucket"))
     finite = ds["finite"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import xarray as xr
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
 from actlab.errors import AxisError
-from actlab.rebinning import Buckets
+from actlab.rebinning import Buckets, check_array
 from actlab.stats.quantiles import quantile
 from actlab.stats.rows import buckets_of
 
 if TYPE_CHECKING:
     from actlab.run import Run
 
-__all__ = ["OUTSIDE", "RangeChoice", "default_range", "fit_axis", "symmetric_range"]
+__all__ = ["OUTSIDE", "RangeChoice", "check_choice", "default_range", "fit_axis", "symmetric_range"]
 
 OUTSIDE: Final = 0.001
 """Share of the finite mass that a default range may leave out on each side."""
@@ -90,8 +90,8 @@ def fit_axis(
         If `range` or `n_bins` is none of these, `counts` are not on a `FloatAxis`, or have no dim `layer`
         with names to fit an axis per layer.
     """
-    if unknown := choice.keys() - RangeChoice.__annotations__.keys():
-        raise TypeError(f"fit_axis takes range, n_bins and per_layer, not {', '.join(sorted(unknown))}")
+    check_choice(None, choice)
+    check_array(counts)
     names = _layers_of(counts) if per_layer else []
     wanted, n_bins = choice.get("range", "symmetric"), choice.get("n_bins", 200)
     if not isinstance(wanted, str):
@@ -108,6 +108,22 @@ def fit_axis(
     if per_layer:
         return {name: LinearAxis(*span(each), n_bins) for name, each in zip(names, ends, strict=True)}
     return LinearAxis(*span(ends), n_bins)
+
+
+def check_choice(axis: object, choice: Mapping[str, Any]) -> None:
+    """Refuse keywords that `RangeChoice` does not know, or any beside an axis.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is unknown.
+    AxisError
+        If there is an axis, too.
+    """
+    if unknown := choice.keys() - RangeChoice.__annotations__.keys():
+        raise TypeError(f"unexpected keyword {min(unknown)!r}: bins are chosen by range and n_bins")
+    if axis is not None and choice:
+        raise AxisError(f"an axis says all about the bins: leave out {' and '.join(choice)}")
 
 
 def _layers_of(counts: xr.DataArray) -> list[str]:

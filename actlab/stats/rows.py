@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.errors import AxisError
-from actlab.rebinning import Buckets, over_blocks
+from actlab.rebinning import Buckets, check_array, over_blocks
 
 __all__ = ["buckets_of", "in_slots", "per_row"]
 
@@ -24,6 +24,7 @@ def buckets_of(counts: xr.DataArray) -> Buckets:
     AxisError
         If `counts` are not on a `FloatAxis`.
     """
+    check_array(counts)
     if "bucket" not in counts.dims or not {"lower", "upper"} <= counts.coords.keys():
         raise AxisError(
             "counts need the dim 'bucket' with the coordinates 'lower' and 'upper' of a FloatAxis, "
@@ -76,10 +77,15 @@ def in_slots(counts: xr.DataArray, dim: str | Sequence[Hashable]) -> xr.DataArra
     AxisError
         If `counts` lack such a dim.
     """
+    check_array(counts)
     dims = [dim] if isinstance(dim, str) else [*dim]
     if missing := [name for name in dims if name not in counts.dims]:
         raise AxisError(f"no dim {missing[0]!r} to add counts up over, got the dims {[*counts.dims]}")
-    return _bare(counts).stack(slot=dims, create_index=False)
+    bare = _bare(counts)
+    if len(dims) > 1:
+        return bare.stack(slot=dims, create_index=False)
+    # dask cannot stack where nothing is selected.
+    return bare.drop_vars(dims, errors="ignore").rename(dict.fromkeys(dims, "slot"))
 
 
 def _bare(counts: xr.DataArray) -> xr.DataArray:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import entr
 
 from actlab.axis import LinearAxis
-from actlab.rebinning import rebin
+from actlab.rebinning import check_array, rebin
 from actlab.stats.rows import buckets_of, in_slots
 
 __all__ = ["entropy", "out_of_range", "zero_share"]
@@ -35,8 +35,9 @@ def zero_share(counts: xr.DataArray) -> xr.DataArray:
     AxisError
         If `counts` are not on a `FloatAxis`.
     """
+    place = buckets_of(counts).zero
     counts = counts.drop_attrs(deep=False)
-    zeros = counts.isel(bucket=buckets_of(counts).zero, drop=True)
+    zeros = counts.isel(bucket=place, drop=True)
     n = counts.sum("bucket")
     share: xr.DataArray = zeros / n.where(n > 0)
     return share.rename("zero_share")
@@ -68,6 +69,7 @@ def out_of_range(counts: xr.DataArray, h_min: float, h_max: float) -> xr.Dataset
     AxisError
         If there is no such range, or `counts` are not on a `FloatAxis`.
     """
+    check_array(counts)  # a whole Dataset has more than shares
     counts = counts.drop_attrs(deep=False)
     view = rebin(counts, LinearAxis(h_min, h_max, 1))
     n = counts.sum("bucket")

@@ -4,8 +4,7 @@ Takes a split of a run, `run["train"]`, or a selection of it, and gives a datase
 where the counts are. Only loaded coordinates are looked at beforehand.
 """
 
-from actlab.steps.merging import by_column, by_epoch, in_order, last_quarter
-from actlab.steps.moments import pool_groups
-from actlab.steps.outliers import find_oddest, oddest
+from actlab.steps.merging import by_column, by_epoch
+from actlab.steps.outliers import oddest
 
-__all__ = ["by_column", "by_epoch", "find_oddest", "in_order", "last_quarter", "oddest", "pool_groups"]
+__all__ = ["by_column", "by_epoch", "oddest"]

@@ -126,10 +126,14 @@ def _quarters(number: NDArray[np.intp]) -> NDArray[np.int64]:
 
 def check_rows(ds: xr.Dataset, *wanted: str) -> int:
     """Return the number of rows of a split; refuse what is none, or has not the variables wanted."""
+    expected = "expected rows of a split, such as run['train']"
+    if not isinstance(ds, xr.Dataset):
+        raise SelectionError(f"{expected}, got a {type(ds).__name__}")
     missing = [name for name in (*wanted, "step") if name not in ds.variables]
-    if missing or ds["step"].ndim != 1:
-        lacks = ", ".join(missing) or "the dim 'step'"
-        raise SelectionError(f"expected rows of a split, such as run['train'], but they lack {lacks}")
+    # Rows that were merged have their `step` along another dim, re-binned ones have no buckets.
+    missing = missing or [f"the dim {dim!r}" for dim in ("step", "bucket") if dim not in ds.dims]
+    if missing:
+        raise SelectionError(f"{expected}, but they lack {', '.join(missing)}")
     if not ds.sizes["step"]:
         raise SelectionError("no rows to merge: the selection is empty")
     return ds.sizes["step"]

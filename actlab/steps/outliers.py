@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -14,6 +15,8 @@ from actlab.steps.merging import check_rows, check_whole, place_groups
 __all__ = ["find_oddest", "oddest"]
 
 _Floats = NDArray[np.float64]
+
+_BLOCK_BYTES: Final = 256 << 20
 
 
 def oddest(ds: xr.Dataset, k: int) -> xr.Dataset:
@@ -82,7 +85,7 @@ def find_oddest(counts: NDArray[Any], k: int) -> tuple[_Floats, NDArray[np.int64
     """
     n_rows, *cells, n_buckets = counts.shape
     distance, row = _find_oddest(np.ascontiguousarray(counts).reshape(n_rows, -1, n_buckets), k)
-    return distance.reshape(-1, *cells), row.reshape(-1, *cells)
+    return distance.reshape(len(distance), *cells), row.reshape(len(row), *cells)
 
 
 @njit(cache=True, nogil=True)
@@ -119,7 +122,11 @@ def _by_blocks(counts: Any, k: int) -> Any:
     """Find distance and row [column, ..., 2] of the oddest batches, whole columns at a time on dask."""
     if isinstance(counts, np.ndarray):
         return _find_block(counts, k)
-    n_rows, height = counts.shape[0], -(-max(counts.chunks[0]) // k) * k
+    n_rows, chunk = counts.shape[0], max(counts.chunks[0])
+    # Where chunks end with columns none is cut: the pieces of those that are would wait for the others.
+    height = math.lcm(chunk, k)
+    if height * counts.nbytes > _BLOCK_BYTES * n_rows:
+        height = -(-chunk // k) * k
     heights = [min(height, n_rows - start) for start in range(0, n_rows, height)]
     whole = counts.rechunk({0: tuple(heights), -1: -1})
     chunks = (tuple(-(-rows // k) for rows in heights), *whole.chunks[1:-1], (2,))

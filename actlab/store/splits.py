@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dask
@@ -61,6 +61,10 @@ class Splits:
         self._tree = snapshot.tree
         self._datasets: dict[str, xr.Dataset] = {}
         self._raw: dict[str, xr.Dataset | None] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names of the splits, as `in` does, too."""
+        return iter(self.splits)
 
     def __getitem__(self, split: str) -> xr.Dataset:
         """Return a split: counts [step, layer, bucket] and moments lazily, coordinates loaded.

@@ -16,12 +16,13 @@ from actlab.pages.sections import Material
 def section(record_run):
     """Return a function that makes the section of head values {split: [(epoch, values, labels or None)]}."""
 
-    def make(**splits):
+    def make(targets=None, **splits):
         rows = {
             split: [(epoch, {"fc": values}, label) for epoch, values, label in batches]
             for split, batches in splits.items()
         }
         run = record_run(rows, ["fc"])
+        run.attributes["targets"] = targets
         material = Material(
             run=run,
             title="",
@@ -78,6 +79,19 @@ def test_one_unit_or_one_epoch_of_two_peaks_is_not_yes_and_no(section):
         assert np.ravel(made.data["yes"]).tolist() == [None] * 3
         assert np.ravel(made.data["no"]).tolist() == [None] * 3
         assert titles(made) == []
+
+
+def test_a_regression_is_not_said_to_lack_labels(section):
+    rows = [(epoch, two_peaks(epoch, 2)[0], None) for epoch in range(3)]
+    for units, made in ((1, section(train=[(0, np.ones((9, 1)), None)])), (2, section("float", train=rows))):
+        assert np.ravel(made.data["yes"]).tolist() == [None] * len(made.data["yes"])
+        assert (
+            made.data["unknown"]
+            == {
+                1: "no labels: YES and NO are not known",
+                2: "a regression: there is no YES and NO",
+            }[units]
+        )
 
 
 def test_a_trend_holds_its_numbers_and_short_ends(section):

@@ -105,6 +105,7 @@ def test_values_that_are_not_finite_are_counted_and_nothing_else(record_run, uni
     [
         ({"kind": "float"}, "no peaks expected: float targets"),
         ({"kind": "classes", "labelled": False}, "unknown: no labels were given"),
+        ({"kind": "classes", "raw": None}, "labels or outputs of the head were not kept"),
     ],
 )
 def test_without_yes_and_no_there_are_no_classes(train_digits, made, reason):

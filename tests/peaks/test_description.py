@@ -8,7 +8,7 @@ import xarray as xr
 from sklearn.metrics import roc_auc_score
 
 from actlab.axis import FloatAxis, LinearAxis
-from actlab.errors import SelectionError
+from actlab.errors import AxisError, SelectionError
 from actlab.peaks import head_axis, twin_peaks
 from actlab.store.row import HeadCounts
 from actlab.store.writer import RunWriter
@@ -284,7 +284,8 @@ def test_outputs_that_are_all_alike(record_run, values):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        ({"epoch": 7}, "no epoch 7 in .*run.zarr: .*'untrained'"),
+        ({"epoch": 17}, "no epoch 17 in .*run.zarr: did you mean 2[?] known: -1 to 2"),
+        ({"epoch": np.int64(-3)}, "no epoch .* did you mean -1[?] known: -1 to 2"),
         ({"epoch": "lats"}, "no epoch 'lats' in .*: did you mean 'last'?"),
         ({"layer": "fd"}, "no layer 'fd' in .*: did you mean 'fc'?"),
     ],
@@ -294,6 +295,11 @@ def test_what_the_run_does_not_hold(small_run, ask, message):
         twin_peaks(small_run, **ask)
 
 
+def test_a_range_in_words_is_no_axis(small_run):
+    with pytest.raises(AxisError, match=r"axis must be a LinearAxis, got 'p0.1'"):
+        twin_peaks(small_run, axis="p0.1")
+
+
 def test_a_run_without_a_head_asks_for_a_layer(record_run):
     run = record_run({"train": [(0, {"fc": np.ones((2, 2))}, None)]}, ["fc"], head=None, raw=False)
     with pytest.raises(SelectionError, match="has no head: name a layer, valid names: 'fc'"):
@@ -301,9 +307,10 @@ def test_a_run_without_a_head_asks_for_a_layer(record_run):
     assert int(twin_peaks(run, layer="fc").n[0]) == 4
 
 
-def test_a_run_without_rows_has_no_epoch(record_run):
-    with pytest.raises(SelectionError, match="no epoch 'last'"):
-        twin_peaks(record_run({}, ["fc"]))
+@pytest.mark.parametrize("epoch", ["last", "untrained", 0])
+def test_a_run_without_rows_has_no_epoch(record_run, epoch):
+    with pytest.raises(SelectionError, match=r"no rows in .*run\.zarr$"):
+        twin_peaks(record_run({}, ["fc"]), epoch)
 
 
 def test_train_valid_distance_does_not_depend_on_the_view(small_run):

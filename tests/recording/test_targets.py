@@ -15,6 +15,8 @@ KINDS = {
     "indices": (3, torch.arange(6) % 3, "classes"),
     "indices of a list": (3, [0, 1, 2, 2, 1, 0], "classes"),
     "indices, some left out": (3, torch.tensor([0, 1, -100, 2, -1, 2]), "classes"),
+    "indices of an unsigned type": (3, np.array([0, 1, 2, 2, 1, 0], np.uint16), "classes"),
+    "indices in a tensor of an unsigned type": (3, (torch.arange(6) % 3).to(torch.uint64), "classes"),
     "indices that happen to be 0 and 1": (3, torch.tensor([0, 1, 0, 1, 1, 0]), "classes"),
     "one column of indices": (3, np.array([[0], [1], [2], [2], [1], [0]]), "classes"),
     "shares of the classes": (3, SHARES, "classes"),

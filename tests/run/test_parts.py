@@ -168,6 +168,7 @@ class TestCounted:
         (("1", None, ()), "label must be a whole number, got '1'"),
         ((None, None, "lable"), "by must be 'label', 'unit' or both, got 'lable': did you mean 'label'"),
         ((None, None, ("unit", "unit")), "by must be 'label', 'unit' or both"),
+        ((None, None, 3), "by must be 'label', 'unit' or both, got 3"),
         ((None, None, ("unit", 3)), "by must be 'label', 'unit' or both"),
         ((3, None, "label"), "by='label' tells all apart, label=3 names one: give one of them"),
         ((None, 0, ("label", "unit")), "by='unit' tells all apart, unit=0 names one"),

@@ -50,6 +50,13 @@ def test_text_says_what_else_was_kept(record_run, add_to_rows):
     )
 
 
+def test_text_says_that_targets_are_no_labels(record_run):
+    run = record_run(ONES, ["fc"])
+    assert run.kept("train") == "raw outputs of the head without labels"
+    run.attributes["targets"] = "float"
+    assert run.kept("train") == "raw outputs of the head without labels (float targets)"
+
+
 def test_text_names_the_first_of_many_that_are_missing(record_run):
     run = record_run(ONES, ["fc", *(f"unused{i}" for i in range(9))])
     root = Path(run.path) / "zarr.json"

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actlab.axis import FloatAxis
+from actlab.errors import AxisError
 from actlab.stats import count_moments, pool_moments
 
 usual = st.floats(-1e6, 1e6, width=32)
@@ -135,3 +136,8 @@ def test_values_without_an_end_count_as_their_inner_end(counts_of):
     found = count_moments(counts_of([-1e300, 1e300, np.inf]))
     assert float(found["mean"]) == 0
     assert float(found["std"]) == 2.0**32
+
+
+def test_moments_of_counts_alone_are_not_pooled(counts_of):
+    with pytest.raises(AxisError, match=r"of a Dataset, such as run\['train'\], got a DataArray"):
+        pool_moments(counts_of([1.0]))

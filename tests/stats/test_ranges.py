@@ -164,3 +164,10 @@ def test_axes_that_cannot_be_are_refused(counts_of):
         fit_axis(counts, per_layer=True)
     with pytest.raises(AxisError, match="need the dim 'bucket'"):
         fit_axis(xr.DataArray([1, 2], dims="bin"))
+
+
+def test_a_keyword_that_says_nothing_of_bins_is_refused(counts_of, small_run):
+    with pytest.raises(TypeError, match="unexpected keyword 'bins': bins are chosen by range and n_bins"):
+        fit_axis(counts_of([1.0]), bins=7)
+    with pytest.raises(TypeError, match="unexpected keyword 'epochs'"):
+        small_run.histogram(layer="fc", epochs=1)

@@ -84,6 +84,30 @@ def test_counts_that_are_not_on_buckets_are_refused(counts, name):
         STATISTICS[name](counts.drop_vars(("lower", "upper")))
 
 
+@pytest.mark.parametrize("name", STATISTICS.keys() - {"distances"} | {"fit_axis"})
+def test_what_is_no_labelled_array_is_one_clear_error(counts, name):
+    statistic = {**STATISTICS, "fit_axis": stats.fit_axis}[name]
+    with pytest.raises(AxisError, match=r"an xarray.DataArray .*, got a Dataset: take its 'counts'"):
+        statistic(counts.to_dataset())
+    with pytest.raises(AxisError, match=r"an xarray.DataArray .*, got a ndarray"):
+        statistic(counts.values)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize("chunks", [None, {}, {"bucket": 7}])
+def test_of_nothing_there_is_nothing(counts, name, chunks):
+    nothing = (counts if chunks is None else counts.chunk(chunks)).isel(layer=slice(0))
+    found = STATISTICS[name](nothing)
+    assert found.compute().sizes["layer"] == 0
+
+
+@pytest.mark.parametrize("name", ["distances", "total_variation", "wasserstein", "psi"])
+def test_distances_of_what_is_no_labelled_array_are_one_clear_error(counts, name):
+    for one, other in [(counts, counts.to_dataset()), (counts.to_dataset(), counts), (counts.values, counts)]:
+        with pytest.raises(AxisError, match=r"an xarray.DataArray .*, got a (Dataset|ndarray)"):
+            getattr(stats, name)(one, other)
+
+
 @pytest.mark.parametrize("layer", ["input", "body.linear", "body.relu", "wild", "fc"])
 def test_statistics_of_a_run_are_those_of_its_values(small_run, small_batches, layer):
     values, counts = [], []

@@ -83,6 +83,13 @@ def test_label_moments_as_recorded(recorded):
     assert found.epoch.values.tolist() == [-1, -1, 0, 0]
 
 
+def test_a_run_goes_through_its_splits(recorded):
+    run, _ = recorded
+    assert [*run] == [*run.splits]
+    assert "train" in run
+    assert "trian" not in run
+
+
 def test_a_split_without_side_data_has_none(recorded):
     run, _ = recorded
     assert run.channels("valid") is run.head_counts("valid") is run.samples("valid", "layer1") is None

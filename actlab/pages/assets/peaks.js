@@ -89,7 +89,7 @@ const sayDistance = (index, split) => {
   const [yes, no] = [twin.yes[index][split], twin.no[index][split]];
   if (yes !== null && no !== null) return `${twin.labels ? "means" : "peaks"} ${short(yes - no)} apart`;
   if (twin.labels) return "YES and NO are not both known";
-  return twin.yes.flat().some((at) => at !== null) ? "one peak only" : "no labels: YES and NO are not known";
+  return twin.yes.flat().some((at) => at !== null) ? "one peak only" : twin.unknown;
 };
 
 const sayPeaks = (index, split, taller) => {
