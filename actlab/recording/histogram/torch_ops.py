@@ -92,8 +92,9 @@ def _moments(part: torch.Tensor) -> Moments:
     finite = wide[wide.isfinite()]
     if finite.numel() == 0:
         return Moments(wide.numel())
-    variance, mean = torch.var_mean(finite, correction=0)
-    m2 = float(variance) * finite.numel()
+    mean = finite.mean()
+    variance, offset = torch.var_mean(finite - mean, correction=0)  # with one thread torch rounds a lot
+    mean, m2 = mean + offset, float(variance) * finite.numel()
     if not math.isfinite(m2):
         # Squares beyond 1e154 overflow in float64; the mean can still be had.
         m2, mean = math.inf, (finite * 2.0**-64).mean() * 2.0**64
