@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from actlab import stats, steps
 from actlab.axis import FloatAxis, LinearAxis
 from actlab.errors import AxisError, SelectionError, nearest
-from actlab.rebinning import rebin
+from actlab.rebinning import middles, rebin
 from actlab.run import Run, open_run
 from actlab.run.selection import is_whole
 from actlab.stats.ranges import RangeChoice, check_choice
@@ -249,9 +249,7 @@ def _coarsen(counts: xr.DataArray, fine: FloatAxis, coarse: FloatAxis) -> xr.Dat
     """Bring counts [..., bucket] onto a coarser axis: every bucket of it is a sum of neighbours."""
     if fine == coarse:
         return counts
-    low = np.where(np.isfinite(fine.lower), fine.lower, fine.upper)  # a bucket without end stands for
-    high = np.where(np.isfinite(fine.upper), fine.upper, fine.lower)  # the end it has
-    starts = np.flatnonzero(np.diff(coarse.index((low + high) / 2), prepend=-1))
+    starts = np.flatnonzero(np.diff(coarse.index(middles(fine.lower, fine.upper)), prepend=-1))
 
     def add(block: NDArray[Any]) -> NDArray[np.uint64]:
         sums: NDArray[np.uint64] = np.add.reduceat(block, starts, axis=-1, dtype=np.uint64)

@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
-from actlab.rebinning import bin_values, rebin
+from actlab.rebinning import bin_values, middles, rebin
 from actlab.stats import OUTSIDE, quantile
 
 __all__ = ["Moments", "Sample"]
@@ -94,14 +94,13 @@ class Sample:
     @classmethod
     def of_counts(cls, counts: xr.DataArray) -> Sample:
         """Take counts [bucket] of a `FloatAxis`; the middle of a bucket without end is its end."""
-        ends = counts["lower"].values[1:-2], counts["upper"].values[1:-2]
-        low, high = (np.where(np.isfinite(end), end, other) for end, other in (ends, ends[::-1]))
+        lower, upper = counts["lower"].values[1:-2], counts["upper"].values[1:-2]
         weights = counts.values[1:-2].astype(np.float64)
         filled = weights > 0
         return cls(
-            ((low + high) / 2)[filled],
+            middles(lower, upper)[filled],
             weights[filled],
-            (ends[1] - ends[0])[filled],
+            (upper - lower)[filled],
             int(counts.sum()),
             quantile(counts, _MIDDLE).values,
             partial(rebin, counts),

@@ -6,9 +6,9 @@ cumulative counts. Interpolation is not additive: pool counts first, then re-bin
 
 from actlab.rebinning.arrays import Rebinned, bin_array, rebin_array
 from actlab.rebinning.blocks import over_blocks
-from actlab.rebinning.buckets import LARGEST, Buckets
+from actlab.rebinning.buckets import LARGEST, Buckets, middles
 from actlab.rebinning.kernel import cubic
-from actlab.rebinning.labelled import bin_values, check_array, label_bins, rebin
+from actlab.rebinning.labelled import bin_values, buckets_of, check_array, label_bins, rebin
 
 __all__ = [
     "LARGEST",
@@ -16,9 +16,11 @@ __all__ = [
     "Rebinned",
     "bin_array",
     "bin_values",
+    "buckets_of",
     "check_array",
     "cubic",
     "label_bins",
+    "middles",
     "over_blocks",
     "rebin",
     "rebin_array",

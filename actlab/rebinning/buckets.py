@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from actlab.errors import AxisError
 
-__all__ = ["LARGEST", "Buckets"]
+__all__ = ["LARGEST", "Buckets", "middles"]
 
 LARGEST: Final = float(np.finfo(np.float32).max)
 """Mass of the underflow and overflow bucket is spread evenly out to this magnitude."""
@@ -62,3 +62,23 @@ class Buckets(NamedTuple):
         outermost = LARGEST if knots[-1] < LARGEST else 2 * knots[-1]
         ends = np.concatenate([[-outermost], knots, [outermost]])
         return cls(bucket, ends, np.diff(ends), zero)
+
+
+def middles(lower: ArrayLike, upper: ArrayLike) -> NDArray[np.float64]:
+    """Return the middle of each bucket [bucket]; of one that goes on for ever, the end it has.
+
+    Parameters
+    ----------
+    lower, upper : array_like
+        Ends of the buckets [bucket], as `FloatAxis` has them.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [bucket]: the points of infinite values are infinite, that of NaN is NaN.
+    """
+    low, high = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
+    inner: NDArray[np.float64] = np.where(np.isfinite(low), low, high) + np.where(
+        np.isfinite(high), high, low
+    )
+    return inner / 2

@@ -17,7 +17,7 @@ from actlab.rebinning.blocks import over_blocks
 from actlab.rebinning.buckets import Buckets
 from actlab.rebinning.kernel import make_plan
 
-__all__ = ["bin_values", "check_array", "label_bins", "rebin"]
+__all__ = ["bin_values", "buckets_of", "check_array", "label_bins", "rebin"]
 
 
 def rebin(data: xr.DataArray | xr.Dataset, axis: LinearAxis | Mapping[str, LinearAxis]) -> xr.Dataset:
@@ -64,7 +64,8 @@ def rebin(data: xr.DataArray | xr.Dataset, axis: LinearAxis | Mapping[str, Linea
         If a layer has no axis.
     """
     counts, others = _split(data)
-    buckets = Buckets.of(counts["lower"].values, counts["upper"].values)
+    buckets = buckets_of(counts)
+    check_dtype(counts.dtype)
     if counts.chunks is not None:
         counts = counts.copy(data=counts.variable.chunk(bucket=-1).data)  # the coordinates stay loaded
     axes, which = ([axis], xr.DataArray(0)) if isinstance(axis, LinearAxis) else _by_layer(counts, axis)
@@ -99,8 +100,25 @@ def check_array(counts: object) -> xr.DataArray:
     )
 
 
+def buckets_of(counts: xr.DataArray) -> Buckets:
+    """Read the layout of the buckets that counts lie on.
+
+    Raises
+    ------
+    AxisError
+        If `counts` are not on a `FloatAxis`.
+    """
+    check_array(counts)
+    if "bucket" not in counts.dims or not {"lower", "upper"} <= counts.coords.keys():
+        raise AxisError(
+            "counts need the dim 'bucket' with the coordinates 'lower' and 'upper' of a FloatAxis, "
+            f"got the dims {[*counts.dims]} with the coordinates {[*counts.coords]}"
+        )
+    return Buckets.of(counts["lower"].values, counts["upper"].values)
+
+
 def _split(data: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.Dataset | None]:
-    """Return the counts, checked, and what else a Dataset has."""
+    """Return the counts, and what else a Dataset has."""
     counts, others = data, None
     if isinstance(data, xr.Dataset):
         if "counts" not in data:
@@ -112,14 +130,7 @@ def _split(data: xr.DataArray | xr.Dataset) -> tuple[xr.DataArray, xr.Dataset | 
         if beside := [name for name, each in rest.data_vars.items() if "bucket" in each.dims]:
             raise AxisError(f"the Dataset to re-bin has {beside[0]!r} [bucket], too: drop it first")
         others = rest.drop_dims("bucket", errors="ignore")
-    counts = check_array(counts)
-    if "bucket" not in counts.dims or not {"lower", "upper"} <= counts.coords.keys():
-        raise AxisError(
-            "counts to re-bin need the dim 'bucket' with the coordinates 'lower' and 'upper', "
-            f"got the dims {[*counts.dims]} with the coordinates {[*counts.coords]}"
-        )
-    check_dtype(counts.dtype)
-    return counts, others
+    return check_array(counts), others
 
 
 def _by_layer(counts: xr.DataArray, axes: Any) -> tuple[list[LinearAxis], xr.DataArray]:

@@ -11,8 +11,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from actlab.errors import AxisError
-from actlab.rebinning import check_array, over_blocks
-from actlab.stats.rows import buckets_of, in_slots
+from actlab.rebinning import buckets_of, check_array, over_blocks
+from actlab.stats.rows import in_slots
 
 __all__ = [
     "distances",

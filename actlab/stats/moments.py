@@ -11,7 +11,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from actlab.errors import AxisError
-from actlab.stats.rows import buckets_of, per_row
+from actlab.rebinning import buckets_of, middles
+from actlab.stats.rows import per_row
 
 __all__ = ["count_moments", "pool_moments"]
 
@@ -128,9 +129,7 @@ def count_moments(counts: xr.DataArray) -> xr.Dataset:
     counts = counts.drop_attrs(deep=False)
     finite = counts.isel(bucket=slice(1, -2))
     lower, upper = finite["lower"].values, finite["upper"].values
-    low, high = np.where(np.isinf(lower), upper, lower), np.where(np.isinf(upper), lower, upper)
-    middle = (low + high) / 2
-    half = np.where(np.isinf(upper - lower), np.inf, (high - low) / 2)
+    middle, half = middles(lower, upper), (upper - lower) / 2
     names = ("mean", "std", "mean_bound", "std_bound")
     found = per_row(lambda rows: _moment_rows(rows, middle, half), finite, {"moment": len(names)})
     return xr.Dataset(

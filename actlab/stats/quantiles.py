@@ -10,8 +10,8 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from actlab.errors import AxisError
-from actlab.rebinning import Buckets, cubic
-from actlab.stats.rows import buckets_of, per_row
+from actlab.rebinning import Buckets, buckets_of, cubic
+from actlab.stats.rows import per_row
 
 __all__ = ["quantile", "quantile_bounds"]
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
 from actlab.errors import AxisError
-from actlab.rebinning import Buckets, check_array
+from actlab.rebinning import Buckets, buckets_of, check_array
 from actlab.stats.quantiles import quantile
-from actlab.stats.rows import buckets_of
 
 if TYPE_CHECKING:
     from actlab.run import Run

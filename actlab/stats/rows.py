@@ -11,26 +11,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.errors import AxisError
-from actlab.rebinning import Buckets, check_array, over_blocks
+from actlab.rebinning import check_array, over_blocks
 
-__all__ = ["buckets_of", "in_slots", "per_row"]
-
-
-def buckets_of(counts: xr.DataArray) -> Buckets:
-    """Read the layout of the buckets that counts lie on.
-
-    Raises
-    ------
-    AxisError
-        If `counts` are not on a `FloatAxis`.
-    """
-    check_array(counts)
-    if "bucket" not in counts.dims or not {"lower", "upper"} <= counts.coords.keys():
-        raise AxisError(
-            "counts need the dim 'bucket' with the coordinates 'lower' and 'upper' of a FloatAxis, "
-            f"got the dims {[*counts.dims]} with the coordinates {[*counts.coords]}"
-        )
-    return Buckets.of(counts["lower"].values, counts["upper"].values)
+__all__ = ["in_slots", "per_row"]
 
 
 def per_row(

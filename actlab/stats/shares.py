@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import entr
 
 from actlab.axis import LinearAxis
-from actlab.rebinning import check_array, rebin
-from actlab.stats.rows import buckets_of, in_slots
+from actlab.rebinning import buckets_of, check_array, rebin
+from actlab.stats.rows import in_slots
 
 __all__ = ["entropy", "out_of_range", "zero_share"]
 
