@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from actlab.axis import FloatAxis as FloatAxis
     from actlab.axis import LinearAxis as LinearAxis
     from actlab.comparison import compare as compare
+    from actlab.findings.verdict import check as check
     from actlab.pages.build import report as report
     from actlab.rebinning import rebin as rebin
     from actlab.recording.automatic import record as record
@@ -35,6 +36,7 @@ _HOMES = {
     "Recorder": "actlab.recording.recorder",
     "Run": "actlab.run",
     "branch": "actlab.store.branching",
+    "check": "actlab.findings.verdict",
     "compact": "actlab.store.compacting",
     "compare": "actlab.comparison",
     "open_run": "actlab.run",
@@ -46,7 +48,18 @@ _HOMES = {
 }
 _MODULES = ("charts", "errors", "peaks", "stats", "steps")
 
-__all__ = ["FloatAxis", "LinearAxis", "Recorder", "Run", "branch", "charts", "compact", "compare", "errors"]
+__all__ = [
+    "FloatAxis",
+    "LinearAxis",
+    "Recorder",
+    "Run",
+    "branch",
+    "charts",
+    "check",
+    "compact",
+    "compare",
+    "errors",
+]
 __all__ += ["open_run", "pack", "peaks", "rebin", "record", "repair", "report", "stats", "steps"]
 
 

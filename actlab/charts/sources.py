@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from actlab.axis import LinearAxis
 from actlab.rebinning import Rebinned, rebin_array
 from actlab.run import Run
+from actlab.steps.blocks import row_blocks
 from actlab.store.splits import places
 
 __all__ = ["Counts", "RawHead", "Recorded", "Source", "sources"]
@@ -123,15 +124,8 @@ class Recorded:
         return np.flatnonzero(np.diff(code, prepend=-3))
 
     def blocks(self) -> Iterator[tuple[slice, Counts]]:
-        """Load whole chunks of the store, about 64 MiB at a time."""
-        counts, numbers = self._recorded.counts, self._numbers
-        chunk = counts.chunks[0][0] if counts.chunks is not None else 1
-        row_bytes = max(counts.nbytes // max(counts.sizes["step"], 1), 1)
-        height = chunk * max(1, _BLOCK_BYTES // (chunk * row_bytes))
-        starts = np.flatnonzero(np.diff(numbers // height, prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], numbers.size], strict=True):
-            chosen = counts.isel(step=numbers[start:stop]).transpose("step", "layer", "bucket")
-            yield slice(int(start), int(stop)), chosen.values
+        """Read the rows, a few chunks at a time."""
+        return row_blocks(self._recorded["counts"], self._numbers)
 
     def rebin(self, total: Counts) -> Rebinned:
         """Interpolate, see `rebinning.rebin`."""

@@ -20,7 +20,8 @@ from actlab.stats.quantiles import quantile
 if TYPE_CHECKING:
     from actlab.run import Run
 
-__all__ = ["OUTSIDE", "RangeChoice", "check_choice", "default_range", "fit_axis", "symmetric_range"]
+__all__ = ["OUTSIDE", "RangeChoice", "check_choice", "default_range", "fit_axis", "shared_range"]
+__all__ += ["symmetric_range"]
 
 OUTSIDE: Final = 0.001
 """Share of the finite mass that a default range may leave out on each side."""
@@ -208,7 +209,22 @@ def default_range(run: Run, layers: str | Sequence[str] | None = None) -> tuple[
     if not splits or not names:
         return -1.0, 1.0
     totals = [run.totals(split).sel(layer=names) for split in splits]
-    counts = sum(totals[1:], totals[0])
+    return shared_range(sum(totals[1:], totals[0]))
+
+
+def shared_range(counts: xr.DataArray) -> tuple[float, float]:
+    """Return one range for all layers: the larger of two readings, as `default_range` has it.
+
+    Parameters
+    ----------
+    counts : xarray.DataArray
+        Pooled counts [layer, bucket].
+
+    Returns
+    -------
+    h_min, h_max : float
+        As `symmetric_range`.
+    """
     finite = counts.isel(bucket=slice(1, -2)).sum("bucket")
     pooled = counts.sum("layer").astype(np.float64)
     alike: xr.DataArray = (counts / finite.where(finite > 0)).sum("layer")

@@ -1,0 +1,17 @@
+"""All rules, in the order in which they are told."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from actlab.findings.rule import Rule
+from actlab.findings.rules import head, motion, scale, units, values
+
+__all__ = ["RULES"]
+
+RULES: Final[dict[str, Rule]] = {
+    rule.id: rule
+    for module in (values, scale, motion, units, head)
+    for rule in (getattr(module, name) for name in module.__all__)
+}
+"""The rules by their ids."""

@@ -1,0 +1,111 @@
+"""The facts that rules look at: everything a run says, gathered in one pass over its counts."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Final
+
+import pandas as pd
+import xarray as xr
+
+from actlab.axis import LinearAxis
+from actlab.errors import SelectionError
+from actlab.peaks import class_peaks, trend
+from actlab.run import Run
+from actlab.stats.ranges import shared_range
+
+__all__ = ["QUANTILES", "Facts"]
+
+QUANTILES: Final = (0.001, 0.01, 0.5, 0.99, 0.999)
+"""Those of the pooled counts of an epoch."""
+
+_BINS: Final = 200
+
+
+class Facts:
+    """What rules look at. Dims step and layer are those of the run, in its order; all arrays are in memory.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    rows : dict of str to xarray.Dataset
+        For each split, all [step, layer]: n, mean, std, min, max as recorded, samples (of the batch; 0 where
+        unknown), and numbers of values:
+
+        - zeros: exactly 0; tiny: not 0, but smaller in size than 2^-24; near_zero: smaller than 1/64, zeros
+          included; low, high: at or below -63/64, at or above 63/64;
+        - nan, pos_inf, neg_inf;
+        - peak: in the fullest bucket; occupied: the number of buckets that hold any (finite values);
+        - same: in buckets whose count is a multiple of the samples of the batch: about all of n where every
+          sample gives the same outputs, about n / samples where they have nothing to do with each other;
+        - alike: likewise of the units of the layer: about all of n where all units are equal.
+
+        Coordinates step, epoch, batch, train_step [step].
+    epochs : dict of str to xarray.Dataset
+        For each split, by its epochs in order: rows, first_step, last_step [epoch]; moved [epoch, layer]:
+        total variation distance (0 to 1) of the pooled counts to those of the epoch before, NaN in the
+        first; quantile [epoch, layer, q]: of the pooled finite values, at `QUANTILES`.
+    latest : dict of str to xarray.DataArray
+        For each split the pooled counts [layer, bucket] of its last epoch.
+    totals : dict of str to xarray.DataArray
+        For each split the pooled counts [layer, bucket] of all its rows.
+    axis : LinearAxis, optional
+        The bins of the page; by default the ones that it takes of itself.
+
+    Attributes
+    ----------
+    layers : pandas.DataFrame
+        `run.layers`, without those that hold no value.
+    head, targets : str or None
+        The head, and what its labels are.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        rows: dict[str, xr.Dataset],
+        epochs: dict[str, xr.Dataset],
+        latest: dict[str, xr.DataArray],
+        totals: dict[str, xr.DataArray],
+        axis: LinearAxis | None = None,
+    ) -> None:
+        self.run, self.rows, self.epochs, self.latest = run, rows, epochs, latest
+        self.totals, self._axis = totals, axis
+        table = run.layers
+        self.layers: pd.DataFrame = table[table["n"] > 0]
+        self.head: str | None = run.head
+        self.targets: str | None = run.attributes.get("targets")
+
+    @cached_property
+    def view(self) -> LinearAxis:
+        """The bins of the page."""
+        if self._axis is not None:
+            return self._axis
+        shown = [self.totals["train"]] if "train" in self.totals else [*self.totals.values()]
+        return LinearAxis(*(shared_range(sum(shown[1:], shown[0])) if shown else (-1.0, 1.0)), _BINS)
+
+    @cached_property
+    def channels(self) -> dict[str, xr.Dataset]:
+        """For each split that has any, n, zeros, mean_abs [row, channel] as `run.channels`."""
+        found = {split: self.run.channels(split) for split in self.run.splits}
+        return {
+            split: each.compute() for split, each in found.items() if each is not None and each.sizes["row"]
+        }
+
+    @cached_property
+    def trend(self) -> xr.Dataset | None:
+        """What `peaks.trend` says of the head; None without one."""
+        return None if self.head is None or self.head not in self.layers.index else trend(self.run)
+
+    @cached_property
+    def classes(self) -> xr.Dataset | None:
+        """What `peaks.class_peaks` says of the last epoch; None where YES and NO are not known."""
+        try:
+            return class_peaks(self.run)
+        except SelectionError:
+            return None
+
+    def order(self, layer: str) -> int:
+        """Return the place of a layer in the model."""
+        return self.run.names.index(layer)

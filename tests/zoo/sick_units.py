@@ -1,0 +1,172 @@
+"""Units that say nothing: dead ReLUs, dying channels, dormant channels."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from tests.zoo import data
+from tests.zoo.fit import Fit, Outcome, sgd
+from tests.zoo.models import Transformer, cnn, conv_block, mlp, reset
+from tests.zoo.registry import sick
+
+
+@sick("dead_relu", "act*")
+def mlp_killed_by_first_steps(path: Path) -> Outcome:
+    """MLP on digits: a learning rate ten times too high without warm-up kills its units in a few steps."""
+    parts = data.split((data.standard(data.digits()[0]), data.digits()[1]), 960, 300)
+    fit = Fit(optimizer=partial(torch.optim.Adam, lr=0.1), epochs=5)
+    return fit(path, mlp((64, 64, 64, 64, 10)), parts)
+
+
+@sick("dead_relu", "features.*.1")
+def cnn_with_negative_biases(path: Path) -> Outcome:
+    """CNN on MNIST: biases set to -1 by hand, where the weights cannot make up for it."""
+    x, y = data.mnist(14)
+    model = reset(cnn((1, 12, 16, 16)), std=0.05, bias=-1.0)
+    return Fit(epochs=4)(path, model, data.split((x, y), 800, 200))
+
+
+@sick("dead_relu", "encoder.code_relu")
+def sparse_autoencoder_too_sparse(path: Path) -> Outcome:
+    """Autoencoder of digits: the penalty on the code's activity is so strong that the code dies."""
+    encoder = nn.Sequential()
+    encoder.add_module("hidden", nn.Linear(64, 48))
+    encoder.add_module("hidden_relu", nn.ReLU())
+    encoder.add_module("code", nn.Linear(48, 24))
+    encoder.add_module("code_relu", nn.ReLU())
+    decoder = nn.Sequential(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 64))
+    model = nn.Sequential()
+    model.add_module("encoder", encoder)
+    model.add_module("decoder", decoder)
+    codes: list[Tensor] = []
+    encoder.register_forward_hook(lambda module, args, out: codes.append(out))
+    x = data.digits()[0].flatten(1)
+
+    def loss(out: Tensor, y: Tensor) -> Tensor:
+        return mse_loss(out, y) + 2.0 * codes.pop().abs().mean()
+
+    return Fit(loss=loss, epochs=8)(path, model, data.split((x, x), 960, 300))
+
+
+@sick("dead_relu", "net.3", "net.5")
+def regression_with_bias_rate(path: Path) -> Outcome:
+    """Regression of diabetes: far too high a learning rate with raw targets pushes all units off."""
+    x, y = data.table("diabetes")
+    model = nn.Sequential()
+    model.add_module("net", nn.Sequential(nn.BatchNorm1d(10), nn.Linear(10, 40), nn.ReLU(), nn.Linear(40, 40)))
+    model.net.extend([nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1)])  # type: ignore[operator,union-attr]
+    fit = Fit(loss=mse_loss, optimizer=partial(torch.optim.SGD, lr=0.1), size=16, epochs=6, clip=3.0)
+    return fit(path, model, data.split((x, 100 * y[:, None]), 320, 100))
+
+
+@sick("dying_channels", "features.*.1")
+def cnn_losing_channels(path: Path) -> Outcome:
+    """CNN without normalisation on MNIST: momentum and a rate a little too high, so units die one by one."""
+    x, y = data.mnist(14)
+    fit = Fit(optimizer=partial(torch.optim.SGD, lr=0.12, momentum=0.9), epochs=8)
+    return fit(path, cnn((1, 16, 32, 32)), data.split((data.standard(x), y), 960, 200))
+
+
+@sick("dying_channels", "features.*.2")
+def slimming_too_strong(path: Path) -> Outcome:
+    """CNN with BatchNorm: the L1 penalty on its scales ("network slimming") switches channels off."""
+    x, y = data.digits()
+    model = cnn((1, 16, 24, 24), norm=nn.BatchNorm2d)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    @torch.no_grad()
+    def shrink(step: int) -> None:
+        for norm in norms:
+            norm.weight.copy_((norm.weight - 0.008).clamp_min(0))
+            norm.bias.sub_(0.002)
+
+    return Fit(epochs=8, after=shrink)(path, model, data.split((data.standard(x), y), 800, 200))
+
+
+@sick("dying_channels", "blocks.*.mlp.act")
+def transformer_losing_units(path: Path) -> Outcome:
+    """Transformer on letters: ReLU in its MLPs, and a rate that warms up to far too much."""
+    model = Transformer(nn.Embedding(64, 32), 24, 64, pooled=False, act=nn.ReLU, causal=True)
+
+    def loss(out: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(out.flatten(0, 1), y.flatten())
+
+    def rise(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (step / steps) ** 2)
+
+    fit = Fit(loss=loss, optimizer=partial(torch.optim.Adam, lr=0.05), schedule=rise, epochs=6)
+    return fit(path, model, data.split(data.letters(), 640, 120))
+
+
+@sick("dormant_channels", "act*")
+def gelu_pushed_down(path: Path) -> Outcome:
+    """MLP with GELU on wine: half the units begin with a bias of -4 and hardly ever leave its flat side."""
+    x, y = data.table("wine")
+    model = mlp((13, 48, 48, 3), nn.GELU)
+    with torch.no_grad():
+        model.lin2.bias[::2] = -4  # type: ignore[union-attr,index]
+    fit = Fit(optimizer=partial(torch.optim.Adam, lr=1e-3), size=16, epochs=12)
+    return fit(path, model, data.split((data.standard(x), y), 130, 48))
+
+
+@sick("dormant_channels", "conv2", "tanh2")
+def widened_with_tiny_filters(path: Path) -> Outcome:
+    """CNN on digits, widened after half its life: the new filters begin at 1e-5 and learn nothing."""
+    x, y = data.digits()
+    model = nn.Sequential()
+    model.add_module("conv1", nn.Conv2d(1, 16, 3, padding=1))
+    model.add_module("tanh1", nn.Tanh())
+    model.add_module("conv2", nn.Conv2d(16, 32, 3, stride=2, padding=1))
+    model.add_module("tanh2", nn.Tanh())
+    model.add_module("flat", nn.Flatten())
+    model.add_module("fc", nn.Linear(512, 10))
+    with torch.no_grad():
+        model.conv2.weight[12:] *= 1e-4  # type: ignore[union-attr,index,operator]
+        model.conv2.bias[12:] = 0  # type: ignore[union-attr,index]
+        model.fc.weight[:, 12 * 16 :] = 0  # type: ignore[union-attr,index]
+    fit = Fit(optimizer=partial(torch.optim.SGD, lr=0.02), epochs=6)
+    return fit(path, model, data.split((data.standard(x), y), 960, 300))
+
+
+@sick("dormant_channels", "body.*")
+def group_penalty_on_units(path: Path) -> Outcome:
+    """MLP with SiLU on breast cancer: a group penalty shrinks most units to almost nothing."""
+    x, y = data.table("breast_cancer")
+    body = nn.Sequential(nn.Linear(30, 40), nn.SiLU(), nn.Linear(40, 40), nn.SiLU())
+    model = nn.Sequential()
+    model.add_module("body", body)
+    model.add_module("out", nn.Linear(40, 2))
+
+    @torch.no_grad()
+    def shrink(step: int) -> None:
+        for layer in (body[0], body[2]):
+            rows = torch.cat([layer.weight, layer.bias[:, None]], 1).norm(dim=1, keepdim=True)  # type: ignore[list-item,index]
+            keep = (1 - 0.02 / rows).clamp_min(0.003)
+            layer.weight.mul_(keep)  # type: ignore[union-attr,operator]
+            layer.bias.mul_(keep[:, 0])  # type: ignore[union-attr,operator]
+
+    return Fit(epochs=8, size=16, after=shrink)(path, model, data.split((data.standard(x), y), 380, 150))
+
+
+@sick("dormant_channels", "enc*", "act*")
+def decay_of_all_but_few(path: Path) -> Outcome:
+    """CNN with LeakyReLU: most filters are cut to a thousandth (a "lottery ticket" gone wrong) and kept there."""
+    x, y = data.mnist(14)
+    model = nn.Sequential()
+    for i, (before, after) in enumerate(((1, 12), (12, 24)), start=1):
+        block = conv_block(before, after, partial(nn.LeakyReLU, 0.1))
+        model.add_module(f"enc{i}", block[0])
+        model.add_module(f"act{i}", block[1])
+    model.add_module("flat", nn.Flatten())
+    model.add_module("fc", nn.Linear(24 * 16, 10))
+    with torch.no_grad():
+        model.enc2.weight[8:] *= 1e-3  # type: ignore[union-attr,index,operator]
+        model.enc2.bias[8:] *= 1e-3  # type: ignore[union-attr,index,operator]
+    model.enc2.weight.register_hook(lambda grad: grad * (torch.arange(24) < 8)[:, None, None, None])  # type: ignore[union-attr,operator]
+    model.enc2.bias.register_hook(lambda grad: grad * (torch.arange(24) < 8))  # type: ignore[union-attr,operator]
+    return Fit(optimizer=sgd, epochs=5)(path, model, data.split((data.standard(x), y), 800, 200))
