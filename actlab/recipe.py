@@ -61,6 +61,8 @@ class Recipe(BaseModel):
         Epoch labels to show, -1 for the evaluation before any training. Else all epochs.
     charts : dict
         Options of each chart, checked by the chart itself.
+    limits : dict
+        Thresholds of the rules of the verdict, checked by the rule itself.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -73,13 +75,19 @@ class Recipe(BaseModel):
     layers: list[str] | None = None
     epochs: list[_Int] | None = None
     charts: dict[str, dict[str, Any]] = {}
+    limits: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="after")
     def _range(self) -> Self:
         """Let the axis itself refuse an empty or too narrow range."""
-        if self.h_min is not None and self.h_max is not None:
-            LinearAxis(self.h_min, self.h_max, self.n_bins)
+        self.bins()
         return self
+
+    def bins(self) -> LinearAxis | None:
+        """Return the bins, where the recipe names both ends of the range; None where the run decides."""
+        if self.h_min is None or self.h_max is None:
+            return None
+        return LinearAxis(self.h_min, self.h_max, self.n_bins)
 
 
 def validated(model: type[Model], values: Mapping[str, Any], where: str = "") -> Model:
@@ -192,9 +200,10 @@ def dump_recipe(recipe: Recipe) -> str:
     str
         Text that `load_recipe` reads back to an equal recipe.
     """
-    values = recipe.model_dump(exclude_none=True, exclude={"charts"})
+    values = recipe.model_dump(exclude_none=True, exclude={"charts", "limits"})
     charts = {
         chart: {name: value for name, value in options.items() if value is not None}
         for chart, options in recipe.charts.items()
     }
-    return tomlkit.dumps(values | ({"charts": charts} if charts else {}))
+    tables = {"charts": charts, "limits": recipe.limits}
+    return tomlkit.dumps(values | {name: table for name, table in tables.items() if table})

@@ -4,7 +4,8 @@
 
 Prints tables for README.md, with the card's name; without a GPU it says so. The kernel's bandwidth is
 bytes read a second, that of a copy bytes read and written a second, both on a tensor far larger than
-the card's caches. Steps are timed in turns, recorded and not, a few each: every round gives one ratio.
+the card's caches. Steps are timed in turns, not recorded, every one, and every tenth, ten each: every
+round gives one ratio of each.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,9 +29,10 @@ from actlab.recording.histogram.cuda import CudaCounters
 N_BYTES = 1 << 29
 N_LAUNCHES = 20
 BATCHES = (64, 256)
-N_ROUNDS = 20
-N_STEPS = 5
+N_ROUNDS = 10
+N_STEPS = 10
 N_WARM_UP = 3
+EVERY = (1, N_STEPS)
 N_CLASSES = 1000
 
 
@@ -120,35 +123,40 @@ def kernel_rows(device: torch.device, n_bytes: int) -> list[str]:
 
 
 def step_row(device: torch.device, batch: int, side: int, folder: Path) -> str:
-    """Compare a training step that is recorded, every layer and every step, with one that is not."""
+    """Compare training steps of which every layer is recorded, in each or in one of ten, with bare ones."""
     images = torch.randn(batch, 3, side, side, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, N_CLASSES, (batch,), device=device)
-    models = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        models.append(resnet50().to(device, memory_format=torch.channels_last))
-    optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
-    with actlab.Recorder(models[1], folder / f"{batch}.zarr") as recorder:
+    with ExitStack() as stack:
+        arms = []
+        for every in (None, *EVERY):
+            torch.manual_seed(0)
+            model = resnet50().to(device, memory_format=torch.channels_last)
+            watch: Callable[[], AbstractContextManager[object]] = nullcontext
+            if every is not None:
+                recorder = actlab.Recorder(model, folder / f"{batch} {every}.zarr", every=every)
+                watch = partial(stack.enter_context(recorder).batch, "train", epoch=0, labels=labels)
+            arms.append((model, torch.optim.SGD(model.parameters(), lr=0.01), watch))
 
-        def step(which: int) -> None:
-            watched = recorder.batch("train", epoch=0, labels=labels) if which else nullcontext()
-            with watched, torch.autocast(device.type, torch.bfloat16):
-                loss = cross_entropy(models[which](images), labels)
-            optimizers[which].zero_grad()
+        def step(arm: int) -> None:
+            model, optimizer, watch = arms[arm]
+            with watch(), torch.autocast(device.type, torch.bfloat16):
+                loss = cross_entropy(model(images), labels)
+            optimizer.zero_grad()
             loss.backward()
-            optimizers[which].step()
+            optimizer.step()
 
-        times: list[float] = []
-        ratios: list[float] = []
+        took: list[list[float]] = [[] for _ in arms]
         for turn in range(N_WARM_UP + N_ROUNDS):
-            # Who goes first changes, so that neither always runs on the warmer card.
-            order = (0, 1) if turn % 2 else (1, 0)
-            took = {which: seconds(lambda which=which: step(which), N_STEPS, device) for which in order}
-            if turn >= N_WARM_UP:
-                times.append(took[0])
-                ratios.append(took[1] / took[0])
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"| {batch} | {1e3 * statistics.median(times):.1f} | {middle:.3f} ({low:.3f} to {high:.3f}) |"
+            # Who goes first changes, so that none always runs on the warmer card.
+            for place in range(len(arms)):
+                arm = (turn + place) % len(arms)
+                took[arm].append(seconds(partial(step, arm), N_STEPS, device))
+    bare, *recorded = [times[N_WARM_UP:] for times in took]
+    cells = [f"{1e3 * statistics.median(bare):.1f}"]
+    for times in recorded:
+        low, middle, high = statistics.quantiles([a / b for a, b in zip(times, bare, strict=True)], n=4)
+        cells.append(f"{middle:.3f} ({low:.3f} to {high:.3f})")
+    return f"| {batch} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -165,8 +173,9 @@ def main() -> None:
     print("| tensor of 512 MiB | copy, GB/s | kernel, 10^9 values/s | kernel / copy, bandwidth |")
     print("|---|---|---|---|")
     print(*kernel_rows(device, N_BYTES), sep="\n", flush=True)
-    print("\n| ResNet-50, bf16 autocast, 224x224, batch | bare step, ms | recorded / bare (quartiles) |")
-    print("|---|---|---|")
+    print("\nRatios to the bare step: median and quartiles.\n")
+    print("| ResNet-50, bf16 autocast, 224x224, batch | bare step, ms | every step recorded | every tenth |")
+    print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for batch in BATCHES:
             print(step_row(device, batch, 224, Path(folder)), flush=True)

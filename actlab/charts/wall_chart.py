@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import holoviews as hv
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from actlab.charts.columns import columns
@@ -16,7 +17,7 @@ from actlab.charts.palette import ZERO, log_palette
 from actlab.charts.raster import cells_per_pixel, png, shrink
 from actlab.run import Run
 
-__all__ = ["WallOptions", "draw", "palette", "prepare", "tiles", "wall"]
+__all__ = ["WallOptions", "crop", "draw", "palette", "prepare", "tiles", "wall"]
 
 _DECADES: Final = 6  # of the colour scale; rarer values take its palest colour
 _PALE_DECADES: Final = 2
@@ -58,10 +59,7 @@ def prepare(columns: xr.Dataset, options: WallOptions | None = None) -> xr.Datas
         columns_per_pixel and bins_per_pixel, h_min and h_max.
     """
     chosen = options or WallOptions()
-    counts, n = columns["counts"].values, columns["n_per_batch"].values
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = (counts / n[:, :, None]).transpose(0, 2, 1)
-    pixels = np.stack([shrink(layer, chosen.tile_width, chosen.tile_height) for layer in shares])
+    pixels = np.stack([shrink(layer, chosen.tile_width, chosen.tile_height) for layer in _shares(columns)])
     across = cells_per_pixel(columns.sizes["column"], chosen.tile_width)
     down = cells_per_pixel(columns.sizes["bin"], chosen.tile_height)
     high = float(pixels.max(initial=0.0, where=np.isfinite(pixels))) or 1.0
@@ -87,6 +85,14 @@ def prepare(columns: xr.Dataset, options: WallOptions | None = None) -> xr.Datas
             "h_max": columns.attrs["h_max"],
         },
     )
+
+
+def _shares(columns: xr.Dataset) -> NDArray[np.float64]:
+    """Return the shares of n [..., bin, column]; NaN in a column without values."""
+    counts, n = columns["counts"].values, columns["n_per_batch"].values
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares: NDArray[np.float64] = (counts / n[..., None]).swapaxes(-1, -2)
+    return shares
 
 
 def palette(data: xr.Dataset) -> list[str]:
@@ -116,6 +122,28 @@ def tiles(data: xr.Dataset) -> dict[str, bytes]:
     scale = (data.attrs["low"], data.attrs["high"], data.attrs["one"])
     shares = data["share"].transpose("layer", "y", "x").values
     return {str(name): png(tile, *scale) for name, tile in zip(data["layer"].values, shares, strict=True)}
+
+
+def crop(columns: xr.Dataset, data: xr.Dataset, options: WallOptions | None = None) -> bytes:
+    """Paint some columns of a layer on the scale of the tiles, so that they look alike.
+
+    Parameters
+    ----------
+    columns : xarray.Dataset
+        A single layer, and the columns wanted, of what `columns.columns` returned.
+    data : xarray.Dataset
+        What `prepare` returned.
+    options : WallOptions, optional
+        The size, the defaults if None.
+
+    Returns
+    -------
+    bytes
+        A PNG as those of `tiles`.
+    """
+    chosen = options or WallOptions()
+    scale = (data.attrs["low"], data.attrs["high"], data.attrs["one"])
+    return png(shrink(_shares(columns), chosen.tile_width, chosen.tile_height), *scale)
 
 
 def draw(data: xr.Dataset, tile_columns: int = 7) -> hv.NdLayout:

@@ -10,6 +10,8 @@ import xarray as xr
 
 from actlab.axis import LinearAxis
 from actlab.errors import SelectionError
+from actlab.findings.answers import answers
+from actlab.findings.rule import Lacking
 from actlab.peaks import class_peaks, trend
 from actlab.run import Run
 from actlab.stats.ranges import shared_range
@@ -97,6 +99,11 @@ class Facts:
     def trend(self) -> xr.Dataset | None:
         """What `peaks.trend` says of the head; None without one."""
         return None if self.head is None or self.head not in self.layers.index else trend(self.run)
+
+    @cached_property
+    def answers(self) -> xr.Dataset | Lacking:
+        """What the head answered, epoch by epoch, see `answers`; or what is lacking."""
+        return answers(self.run)
 
     @cached_property
     def classes(self) -> xr.Dataset | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class Finding:
         return (self, *(each for follower in self.followers for each in follower.every))
 
     @property
+    def worst(self) -> Level:
+        """The worst level of the group."""
+        return min((each.level for each in self.every), key=LEVELS.index)
+
+    @property
     def every_layer(self) -> tuple[str, ...]:
         """The layers of the whole group, in the order in which they come up."""
         return tuple(dict.fromkeys(layer for each in self.every for layer in each.layers))
@@ -86,12 +92,14 @@ class Finding:
     def __str__(self) -> str:
         """Say it in one line."""
         more = f" (explains {len(self.every) - 1} more)" if self.followers else ""
-        return f"{self.level}: {self.name} [{self.rule}] in {self.where}: {self.evidence}{more}"
+        return f"{self.worst}: {self.name} [{self.rule}] in {self.where}: {self.evidence}{more}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain types for JSON, the followers likewise."""
+        """Return plain types for JSON, the followers likewise; a number that is not finite becomes text."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "followers"}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        for name in ("value", "limit"):
+            plain[name] = plain[name] if math.isfinite(plain[name]) else str(plain[name])
         return plain | {"followers": [each.to_dict() for each in self.followers]}
 
 
@@ -143,22 +151,26 @@ class Verdict(Sequence[Finding]):
     @property
     def is_healthy(self) -> bool:
         """Whether nothing is an error or a warning."""
-        return not any(finding.level in ("error", "warning") for finding in self.findings)
+        return not any(finding.worst in ("error", "warning") for finding in self.findings)
 
     @property
     def counts(self) -> dict[Level, int]:
-        """How many groups there are of each level."""
-        found = Counter(finding.level for finding in self.findings)
+        """How many groups there are of each level, that of their worst member."""
+        found = Counter(finding.worst for finding in self.findings)
         return {level: found[level] for level in LEVELS}
 
     @property
     def summary(self) -> str:
         """One line: how many of what, or healthy, and how many rules could not tell."""
-        plurals = {"error": "errors", "warning": "warnings", "advice": "pieces of advice"}
+        spoken = {
+            "error": ("error", "errors"),
+            "warning": ("warning", "warnings"),
+            "advice": ("piece of advice", "pieces of advice"),
+        }
         words = [
-            f"{count} {level if count == 1 else plurals[level]}"
+            f"{count} {spoken[level][count > 1]}"
             for level, count in self.counts.items()
-            if count and level in plurals
+            if count and level in spoken
         ]
         if self.is_healthy:
             words.insert(0, "healthy" if self.checked else "nothing could be told")

@@ -19,7 +19,7 @@ __all__ = ["Lacking", "Limits", "Rule", "Sign", "rule"]
 class Limits(BaseModel):
     """Thresholds of a rule; a table of the TOML file, named as the rule, changes them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class _Table:
             return
         kept = [*_NUMBERS, "epoch", "batch", "train_step"]
         numbers = run[self._split][kept].isel(step=fresh).compute()
-        sizes = [_sizes(layer) for _, layer in run.layers.iterrows()]
+        sizes = [_sizes(str(name), layer) for name, layer in run.layers.iterrows()]
         per_sample, units = (np.asarray(each, np.int64) for each in zip(*sizes, strict=True))
         n = numbers["n"].transpose("step", "layer").values.astype(np.int64)
         # A batch whose values are no whole number of samples is none that can be told apart into samples.
@@ -211,13 +211,13 @@ class _Table:
         )
 
 
-def _sizes(layer: pd.Series[Any]) -> tuple[int, int]:
+def _sizes(name: str, layer: pd.Series[Any]) -> tuple[int, int]:
     """Return how many values a sample has in a layer, and its number of units; 0 where unknown."""
-    shape = tuple(layer["shape"])
-    if len(shape) < 2 or not layer["calls"]:
+    shape, kind = tuple(layer["shape"]), str(layer["kind"])
+    is_recurrent = kind in ("RNN", "LSTM", "GRU")
+    if len(shape) < 2 or not layer["calls"] or (is_recurrent and not name.endswith(":0")):  # a state
         return 0, 0
-    kind = str(layer["kind"])
-    is_sequence = kind in ("RNN", "LSTM", "GRU") and len(shape) == 3
+    is_sequence = is_recurrent and len(shape) == 3
     dim = 1 if is_sequence and "batch_first=True" not in str(layer["description"]) else 0
     # Channels are the second dim of images, and of what is made for such.
     is_image = len(shape) > 3 or kind.startswith(("Conv", "BatchNorm", "InstanceNorm", "GroupNorm"))

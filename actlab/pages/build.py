@@ -20,7 +20,9 @@ from actlab.charts.look import view
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
 from actlab.charts.wall_chart import WallOptions
 from actlab.errors import RecipeError, SelectionError, StoreError, nearest, nearest_number
-from actlab.pages import sections, twin_peaks_section
+from actlab.findings.finding import Verdict
+from actlab.findings.verdict import check, read_limits
+from actlab.pages import sections, twin_peaks_section, verdict_section, wall_section
 from actlab.pages.html import Page, render
 from actlab.pages.sections import Material
 from actlab.recipe import Recipe, dump_recipe, load_recipe, merge, validated
@@ -55,7 +57,8 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
 ) -> Path:
     """Draw a run as one HTML page, and write the recipe as run beside it.
 
-    The page asks no network. The same run, recipe and versions give the same bytes.
+    The page begins with the verdict on the whole run, see `actlab.check`. It asks no network. The same
+    run, recipe and versions give the same bytes.
 
     Parameters
     ----------
@@ -88,7 +91,7 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
     StoreError
         If there is no such run, or an output exists and `overwrite` is not set.
     RecipeError
-        If the recipe, or an option of a chart in it, is wrong.
+        If the recipe, an option of a chart or a threshold of a rule in it, is wrong.
     AxisError
         If the range is empty or too fine.
     SelectionError
@@ -103,11 +106,13 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
         layers=[layers] if isinstance(layers, str) else _list(layers),
         epochs=_list(epochs),
     )
-    options = _options(wish, "" if recipe is None or isinstance(recipe, Recipe) else f"recipe {recipe}: ")
+    where = "" if recipe is None or isinstance(recipe, Recipe) else f"recipe {recipe}: "
+    options, limits = _options(wish, where), read_limits(wish.limits, where)
     opened = run if isinstance(run, Run) else open_run(run)
     axis = _axis(opened, wish)
-    as_run = _as_run(wish, opened, axis, options)
-    material = _material(opened, as_run, axis, options, progress)
+    as_run = _as_run(wish, opened, axis, options, limits)
+    verdict = check(opened, limits=as_run.limits, axis=axis, progress=progress)
+    material = _material(opened, as_run, axis, options, verdict, progress)
     page = _page(material, _command(opened, as_run), dump_recipe(as_run), progress)
     for output, text in zip(outputs, (render(page), dump_recipe(as_run)), strict=True):
         _write(output, text)
@@ -162,7 +167,13 @@ def _options(recipe: Recipe, where: str) -> dict[str, Any]:
     }
 
 
-def _as_run(wish: Recipe, run: Run, axis: LinearAxis, options: Mapping[str, BaseModel]) -> Recipe:
+def _as_run(
+    wish: Recipe,
+    run: Run,
+    axis: LinearAxis,
+    options: Mapping[str, BaseModel],
+    limits: Mapping[str, BaseModel],
+) -> Recipe:
     """Return the recipe with nothing left to decide but which layers and epochs there are."""
     return merge(
         wish,
@@ -171,6 +182,7 @@ def _as_run(wish: Recipe, run: Run, axis: LinearAxis, options: Mapping[str, Base
         h_max=axis.h_max,
         n_bins=axis.n_bins,
         charts={name: chosen.model_dump() for name, chosen in options.items()},
+        limits={rule: chosen.model_dump() for rule, chosen in limits.items()},
     )
 
 
@@ -187,7 +199,12 @@ def _train_epochs(run: Run, epochs: Sequence[int] | None) -> list[int] | None:
 
 
 def _material(
-    run: Run, recipe: Recipe, axis: LinearAxis, options: Mapping[str, Any], progress: Progress | None
+    run: Run,
+    recipe: Recipe,
+    axis: LinearAxis,
+    options: Mapping[str, Any],
+    verdict: Verdict,
+    progress: Progress | None,
 ) -> Material:
     """Let each chart prepare its numbers."""
     names = run.select_layers(recipe.layers)
@@ -211,6 +228,7 @@ def _material(
         columns=columns,
         wall=tiles,
         peaks=twin,
+        verdict=verdict,
         colorful=options["colorful"],
         twin_peaks=options["twin_peaks"],
     )
@@ -221,7 +239,8 @@ def _page(material: Material, command: str, recipe: str, progress: Progress | No
     versions = {"actlab": actlab.__version__} | {name: version(name) for name in _DRAWN_WITH}
     makers: list[Callable[[], Any]] = [
         lambda: sections.facts(material),
-        lambda: sections.wall(material),
+        lambda: verdict_section.verdict(material),
+        lambda: wall_section.wall(material),
         lambda: sections.detail(material),
         lambda: twin_peaks_section.peaks(material),
         lambda: sections.reading(material),
@@ -240,7 +259,8 @@ def _command(run: Run, recipe: Recipe) -> str:
     """Return the command that draws this page again, without its output."""
     words = ["actlab", "report", run.path]
     plain = Recipe().charts | {name: model().model_dump() for name, model in _CHARTS.items()}
-    if recipe.notes or recipe.title != _title(run) or recipe.charts != plain:
+    usual = {rule: limits.model_dump() for rule, limits in read_limits({}).items()}
+    if recipe.notes or recipe.title != _title(run) or recipe.charts != plain or recipe.limits != usual:
         words += ["--recipe", "report.toml"]
     words += ["--h-min", f"{recipe.h_min!r}", "--h-max", f"{recipe.h_max!r}", "--n-bins", str(recipe.n_bins)]
     if recipe.layers is not None:

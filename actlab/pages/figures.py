@@ -28,7 +28,7 @@ from actlab.charts.palette import EPOCH, SETS, VIRIDIS, ZERO
 
 __all__ = ["detail_figures", "twin_figure"]
 
-_ABOVE, _BELOW, _ODD, _BROKEN = ZERO, SETS["train"], "#7a8794", "#cc79a7"
+_ABOVE, _BELOW, _ODD, _BROKEN, _MARK = ZERO, SETS["train"], "#7a8794", "#cc79a7", "#d6106a"
 _LEFT, _RIGHT = 58, 104  # the same borders everywhere keep the strips under their columns
 
 
@@ -71,6 +71,13 @@ def _cased(frame: figure, name: str, **look: Any) -> None:
     source = ColumnDataSource({"x": [], "y": []})
     frame.line("x", "y", source=source, color="#000000", line_width=3.4, name=f"{name}_case")
     frame.line("x", "y", source=source, color="#ffffff", line_width=1.5, name=name, **look)
+
+
+def _cased_spans(frame: figure, name: str, color: str, alpha: float) -> None:
+    """Draw lines from bottom to top, each on a wider white one."""
+    for part, look, width, opacity in ((f"{name}_case", "#ffffff", 3.2, alpha), (name, color, 1.8, 1.0)):
+        source = ColumnDataSource({"x": []})
+        frame.vspan(x="x", source=source, line_color=look, line_width=width, line_alpha=opacity, name=part)
 
 
 def _color_bar(frame: figure) -> LogColorMapper:
@@ -124,9 +131,7 @@ def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
         "dh": [1],
     }
     frame.image("image", source=ColumnDataSource(nothing), name="image", **place)
-    for name, color, width, alpha in (("epochs_case", "#ffffff", 3.2, 0.6), ("epochs", EPOCH, 1.8, 1.0)):
-        frame.vspan(x="x", source=ColumnDataSource({"x": []}), line_color=color, line_width=width,
-                    line_alpha=alpha, name=name)  # fmt: skip
+    _cased_spans(frame, "epochs", EPOCH, 0.6)
     frame.add_layout(Span(location=0, dimension="width", line_color=ZERO, line_width=1.2, name="zero"))
     _cased(frame, "mean")
     for side in ("std_upper", "std_lower"):
@@ -137,6 +142,11 @@ def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
         frame.multi_line("xs", "ys", source=source, color=color, line_width=1.8, name=name)
     frame.add_layout(
         BoxAnnotation(name="chosen_epoch", fill_alpha=0, line_width=3, line_alpha=1, visible=False)
+    )
+    _cased_spans(frame, "mark", _MARK, 1.0)
+    # Along the upper edge of the frame, which cuts off half of it.
+    frame.line(
+        "x", "y", source=ColumnDataSource({"x": [], "y": []}), color=_MARK, line_width=10, name="mark_span"
     )
     frame.add_layout(Span(name="cursor", dimension="height", line_width=1, line_alpha=0.7, visible=False))
     _tools(frame)

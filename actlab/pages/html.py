@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 __all__ = ["Page", "Section", "render", "safe_json"]
 
-_SCRIPTS = ("core.js", "layers.js", "detail.js", "strips.js", "peaks.js", "page.js")
+_SCRIPTS = ("core.js", "layers.js", "detail.js", "strips.js", "peaks.js", "verdict.js", "page.js")
 """The page's own script, in the order of use."""
 
 

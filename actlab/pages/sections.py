@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
-from actlab.charts import wall_chart
 from actlab.charts.colorful_chart import ColorfulOptions
-from actlab.charts.palette import PALE, PALE_DARK, VIRIDIS, translucent_palette
+from actlab.charts.palette import PALE, PALE_DARK, VIRIDIS
 from actlab.charts.raster import png
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
+from actlab.findings.finding import Verdict
 from actlab.pages.figures import detail_figures
 from actlab.pages.formats import NONE, TIMES, amount, lane, number, percent, shape, spans
 from actlab.pages.html import Section
@@ -26,10 +27,9 @@ from actlab.pages.payload import EPOCH_DEPTH, SERIES, pack_layer
 from actlab.run import Run
 from actlab.schema import LOG_PREFIX
 
-__all__ = ["Material", "detail", "facts", "numbers", "provenance", "reading", "wall"]
+__all__ = ["Material", "data_uri", "detail", "facts", "listed", "numbers", "provenance", "reading"]
 
 _LANE = (1000, 44)  # width and height of a lane's drawing
-_FEW = 24  # so many tiles have room to be larger
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Material:
         What `charts.wall_chart.prepare` returned.
     peaks : xarray.Dataset or None
         What `charts.twin_peaks_chart.prepare` returned; None without a head.
+    verdict : Verdict
+        What `findings.verdict.check` returned, of the whole run.
     colorful : ColorfulOptions
         Which lines the detail chart starts with.
     twin_peaks : TwinPeaksOptions
@@ -63,10 +65,11 @@ class Material:
     columns: xr.Dataset
     wall: xr.Dataset
     peaks: xr.Dataset | None
+    verdict: Verdict
     colorful: ColorfulOptions
     twin_peaks: TwinPeaksOptions
 
-    @property
+    @cached_property
     def layers(self) -> pd.DataFrame:
         """The run's table of layers, those of the page only."""
         return self.run.layers.loc[[str(name) for name in self.columns["layer"].values]]
@@ -76,12 +79,12 @@ class Material:
         """Recorded batches of the page."""
         return int(self.columns["n_rows"].sum())
 
-    @property
+    @cached_property
     def rows(self) -> NDArray[np.int64]:
         """Numbers of those batches among all training rows [row]."""
         return np.flatnonzero(np.isin(self.run["train"].epoch.values, self.columns["epoch"].values))
 
-    @property
+    @cached_property
     def steps(self) -> NDArray[np.int64]:
         """Their `step` [row]."""
         return np.asarray(self.run["train"].step.values[self.rows], np.int64)
@@ -98,7 +101,7 @@ class Material:
         epochs = sorted(int(epoch) for epoch in self.columns["epoch"].values)
         return None if epochs == self.run.epochs("train") else spans(epochs)
 
-    @property
+    @cached_property
     def nonfinite(self) -> NDArray[np.float64]:
         """Share of NaN and infinities [layer], NaN for a layer without values."""
         columns = self.columns
@@ -162,54 +165,6 @@ def _lanes(material: Material) -> list[dict[str, Any]]:
             means = sums / np.add.reduceat(finite.astype(np.float64), edges)
         lanes.append({"name": name.removeprefix(LOG_PREFIX), **lane(means.tolist(), *_LANE)})
     return lanes
-
-
-def wall(material: Material) -> Section:
-    """Every layer as a tile, in the order of the model."""
-    axis, columns = material.axis, material.columns
-    pictures = wall_chart.tiles(material.wall)
-    nonfinite = material.nonfinite
-    tiles = []
-    for index, (name, info) in enumerate(material.layers.iterrows()):
-        one = columns.isel(layer=index)
-        said = (
-            "never called"
-            if info["never_called"]
-            else f"mean {number(float(one['total_mean']))}, std {number(float(one['total_std']))}, "
-            f"zeros {percent(float(one['total_zero_share']))}, "
-            f"out of range {percent(float(one['total_out_of_range']))}"
-        )
-        broken = bool(nonfinite[index] > 0)
-        if broken:
-            said += f", NaN or infinite {percent(float(nonfinite[index]))}"
-        tiles.append(
-            {
-                "name": name,
-                "kind": info["kind"],
-                "never": bool(info["never_called"]),
-                "broken": broken,
-                "src": data_uri(pictures[str(name)]),
-                "alt": f"Layer {index}, {name}, {info['kind']}: {said}",
-            }
-        )
-    inside = axis.h_min < 0 < axis.h_max
-    ends = {name: float(material.wall.attrs[name]) for name in ("low", "high", "one")}
-    kinds = material.layers["kind"].value_counts(sort=False)
-    context = {
-        "tiles": tiles,
-        "kinds": list(kinds.index) if len(kinds) > 1 else [],
-        "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if inside else None,
-        "width": 112 if len(tiles) > _FEW else 176,
-        "batches": spans(material.steps.tolist(), material.stride),
-        "epochs": material.selected,
-        "range": (number(axis.h_min), number(axis.h_max)),
-        "gradient": ", ".join(translucent_palette(**ends, size=18)),
-        "scale": {
-            name: f"{np.format_float_positional(100 * share, 2, fractional=False, trim='-')}%"
-            for name, share in ends.items()
-        },
-    }
-    return Section("layers", "Layers", "wall.html.j2", context)
 
 
 def detail(material: Material) -> Section:

@@ -24,6 +24,7 @@ __all__ = [
     "Pool",
     "epoch_label",
     "head_layer",
+    "marks_of",
     "n_units",
     "pool_epoch",
     "read",
@@ -135,7 +136,7 @@ def n_units(run: Run, layer: str) -> int:
 def _raw_pool(raw: xr.Dataset, *, is_float: bool) -> Pool:
     """Pool raw outputs of the head [sample, unit]."""
     head = raw["head"].values
-    marks = _marks(raw["label"].values, head.shape[1], is_float=is_float) if "label" in raw else ()
+    marks = marks_of(raw["label"].values, head.shape[1], is_float=is_float) if "label" in raw else ()
 
     def truth(unit: int | None) -> _Truth:
         column = slice(None) if unit is None else unit
@@ -145,7 +146,7 @@ def _raw_pool(raw: xr.Dataset, *, is_float: bool) -> Pool:
     return Pool("raw", Sample.of_values(head), head.shape[1], truth if marks else None)
 
 
-def _marks(label: NDArray[np.int64], units: int, *, is_float: bool) -> tuple[NDArray[np.bool_], ...]:
+def marks_of(label: NDArray[np.int64], units: int, *, is_float: bool) -> tuple[NDArray[np.bool_], ...]:
     """Say which outputs [sample, unit] are YES and which NO; nothing where the labels tell neither.
 
     Targets of a regression look like labels where a batch has only zeros and ones: under `is_float`

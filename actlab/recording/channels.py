@@ -36,7 +36,7 @@ class Channels:
         self._last: dict[str, tuple[int, int]] = {}
         self._dims: dict[tuple[int, ...], int] = {}
         self._sizes: dict[Key, int] = {}
-        self._sums: dict[Key, torch.Tensor] = {}
+        self._sums: dict[tuple[Key, torch.device], torch.Tensor] = {}
 
     def begin(self, split: str, row: int, epoch: int) -> None:
         """Switch on or off for the recorded row of this number and epoch."""
@@ -65,7 +65,8 @@ class Channels:
         ]
         number = torch.full_like(rows[0], tensor.numel() // size)
         sums = torch.stack([number, *rows])
-        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+        place = (key, tensor.device)  # a module may be called on several
+        self._sums[place] = self._sums[place] + sums if place in self._sums else sums
 
     def take(self, name_of: Callable[[Key], str]) -> Deferred[ChannelStats] | None:
         """Return what was summed up in the batch, None where it was switched off."""
@@ -73,7 +74,7 @@ class Channels:
         if not sums:
             return None
         sizes = [(name_of(key), size) for key, size in self._sizes.items()]
-        return Deferred(list(sums.values()), partial(_stats, sizes, [name_of(key) for key in sums]))
+        return Deferred(list(sums.values()), partial(_stats, sizes, [name_of(key) for key, _ in sums]))
 
     def clear(self) -> None:
         """Forget the batch."""
@@ -99,10 +100,10 @@ class Channels:
 
 def _stats(sizes: list[tuple[str, int]], names: list[str], sums: list[torch.Tensor]) -> ChannelStats:
     """Lay the sums of a batch out over all layers that ever had channels."""
-    found = dict(zip(names, sums, strict=True))
-    flat = np.concatenate(
-        [found[name].numpy() if name in found else np.zeros((4, size)) for name, size in sizes], 1
-    )
+    found = {name: np.zeros((4, size)) for name, size in sizes}
+    for name, each in zip(names, sums, strict=True):
+        found[name] += each.numpy()
+    flat = np.concatenate([found[name] for name, _ in sizes], 1)
     number, zeros, finite, total = flat
     with np.errstate(invalid="ignore"):
         mean_abs = (total / finite).view(np.int64)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from types import TracebackType
+from typing import Literal, NamedTuple
 
 __all__ = ["Guard"]
 
@@ -39,15 +38,16 @@ class Guard:
         self._told: set[str] = set()
         self._failures: set[tuple[str, type[Exception]]] = set()
 
-    @contextmanager
-    def __call__(self, what: str, cost: str = "training goes on without it") -> Iterator[None]:
+    def __call__(self, what: str, cost: str = "training goes on without it") -> _Guarded:
         """Run a block that may fail; the warning says `what` could not be done, and at what `cost`."""
-        try:
-            yield
-        except Exception as error:
-            if self._on_error == "raise":
-                raise
-            self._tell(what, cost, error)
+        return _Guarded(self, what, cost)
+
+    def takes(self, what: str, cost: str, error: BaseException | None) -> bool:
+        """Say whether a failure ends here; if so, it is told."""
+        if not isinstance(error, Exception) or self._on_error == "raise":
+            return False
+        self._tell(what, cost, error)
+        return True
 
     def warn(self, topic: str, message: str) -> None:
         """Warn once per topic; where warnings are errors, a log entry keeps the training alive."""
@@ -73,6 +73,27 @@ class Guard:
         cost = "recording ends" if self._on_error == "stop" else cost
         self.warn(f"failure: {kind}", f"{what} failed, {cost}: {type(error).__name__}: {error}")
         self.is_stopped = self._on_error == "stop"
+
+
+class _Guarded(NamedTuple):
+    """A block that may fail.
+
+    No generator: from Python 3.12 on, what one swallows keeps all that the failure had in hand, until
+    the garbage is collected. On a device that is the memory which was missing.
+    """
+
+    guard: Guard
+    what: str
+    cost: str
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Take the failure, if there is one to be taken."""
+        return error is not None and self.guard.takes(self.what, self.cost, error)
 
 
 def _user_level() -> int:

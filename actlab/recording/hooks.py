@@ -70,7 +70,7 @@ class Hook(Transient):
     def __call__(self, _module: nn.Module | None, *seen: object) -> None:
         """Pass on arguments or output; None, or torch would replace the output."""
         if torch.compiler.is_compiling():
-            if not torch.compiler.is_exporting() and not _in_transform():
+            if not _is_exporting() and not _in_transform():
                 found = members(seen if self._on_input else seen[-1])
                 names = _SEPARATOR.join([suffix for suffix, _ in found])
                 torch.ops.actlab.see(self._token, [tensor for _, tensor in found], self._number, names)
@@ -87,6 +87,15 @@ def _in_transform() -> bool:
 
 # Inside a compiled transform there is no rule for our operator. Dynamo asks once, while it compiles.
 _in_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _is_exporting() -> bool:
+    """Say whether torch.export is at work."""
+    return bool(getattr(torch.compiler, "_is_exporting_flag", False))
+
+
+# Dynamo answers `torch.compiler.is_exporting` itself, in torch 2.11 with True for torch.compile, too.
+_is_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _outside_modes() -> AbstractContextManager[object]:

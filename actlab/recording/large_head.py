@@ -62,6 +62,8 @@ class LargeHead:
             If the number of units is not that of the output before it in the batch.
         """
         output = output.detach().unsqueeze(1) if output.dim() == 1 else output.detach()
+        if self._counts is not None:  # on another device where a model is spread over several
+            output = output.to(self._counts.device)
         units = output.shape[self._unit_dim]
         if self._counts is not None and units != self._units:
             raise ValueError(f"the head has {units} units, earlier in this batch {self._units}")
@@ -113,7 +115,7 @@ class LargeHead:
         """
         units, dim = self._units, self._unit_dim
         samples = output.numel() // max(units, 1)
-        labels = given.to(output.device, non_blocking=True)
+        labels = given.to(output.device, non_blocking=output.is_cuda)  # the host must not read too early
         is_wide = labels.dim() == output.dim() and labels.numel() >= output.numel()
         hot = is_wide and units > 1 and labels.shape[dim] == units
         flat = as_samples(labels, dim) if hot else labels.reshape(-1)

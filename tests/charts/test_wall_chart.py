@@ -8,7 +8,7 @@ from PIL import Image
 
 from actlab.axis import LinearAxis
 from actlab.charts.columns import columns
-from actlab.charts.wall_chart import WallOptions, draw, palette, prepare, tiles, wall
+from actlab.charts.wall_chart import WallOptions, crop, draw, palette, prepare, tiles, wall
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,17 @@ def test_one_scale_for_all_tiles(data):
         pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))[::-1]
         np.testing.assert_array_equal(pixels[..., 3] > 0, data.share.sel(layer=name) > 0)
     assert data.share.sel(layer="unused").isnull().all()  # never called: nothing to see
+
+
+def test_a_crop_is_painted_as_its_tile(grid, data):
+    size = WallOptions(tile_width=9, tile_height=10)
+    painted = tiles(data)
+    for name in ("grows", "head", "unused"):
+        assert crop(grid.sel(layer=name), data, size) == painted[name]
+    some = Image.open(io.BytesIO(crop(grid.sel(layer="head").isel(column=slice(3, 9)), data, size)))
+    whole = Image.open(io.BytesIO(crop(grid.sel(layer="head"), data)))
+    np.testing.assert_array_equal(np.asarray(some.convert("RGBA")).shape, (8, 6, 4))
+    assert whole.width == grid.sizes["column"]
 
 
 def test_the_short_form_draws_the_layers_chosen_in_the_models_order(charted, recwarn):

@@ -23,32 +23,6 @@ HOSTILE = (
 )
 
 
-@pytest.fixture
-def open_page(browser):
-    """Return a function that opens a page and fails the test on a request or an error."""
-    contexts, said = [], []
-
-    def open_(path, *, ready=True, **options):
-        context = browser.new_context(viewport={"width": 1200, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda note: said.append(note.text) if note.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on(
-            "request",
-            lambda asked: None if asked.url.startswith(("file:", "data:")) else said.append(asked.url),
-        )
-        page.goto(path.as_uri())
-        if ready:
-            page.wait_for_selector("html[data-ready]", timeout=30_000)
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert said == []
-
-
 @pytest.fixture(scope="module")
 def small_page(small_run, tmp_path_factory):
     return report(small_run, tmp_path_factory.mktemp("page") / "small.html", h_min=-4, h_max=4, n_bins=80)
@@ -64,15 +38,6 @@ def hostile_page(record_run, tmp_path_factory):
     run = record_run({"train": rows, "valid": rows}, names)
     recipe = Recipe(title=HOSTILE[0] + HOSTILE[1], notes="".join(HOSTILE))
     return report(run, tmp_path_factory.mktemp("page") / "hostile.html", recipe=recipe)
-
-
-def until(page, code):
-    """Wait for an expression to hold; the policy of the page forbids playwright's own way."""
-    for _ in range(200):
-        if page.evaluate(code):
-            return
-        page.wait_for_timeout(25)
-    raise AssertionError(f"never: {code}")
 
 
 def shown(page, name):
@@ -114,7 +79,7 @@ def test_the_twin_peaks_follow_the_slider(open_page, small_page):
     assert not page.evaluate("Bokeh.documents[0].get_model_by_name('train').visible")
 
 
-def test_columns_merge_when_there_are_more_than_pixels(record_run, tmp_path, open_page):
+def test_columns_merge_when_there_are_more_than_pixels(record_run, tmp_path, open_page, until):
     random = np.random.default_rng(3)
     rows = [(0, {"fc": random.normal(size=(8, 4))}, None) for _ in range(420)]
     path = report(

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from actlab.errors import AxisError, RecipeError, SelectionError, StoreError
+from actlab.findings.catalogue import RULES
+from actlab.findings.finding import Verdict
 from actlab.pages.build import report
 from actlab.recipe import Recipe, load_recipe
 
@@ -15,7 +17,7 @@ def drawn(small_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "sub" / "small.html"
     seen = []
     assert report(small_run, path, h_min=-4, h_max=4, progress=lambda *call: seen.append(call)) == path
-    assert {stage for stage, _, _ in seen} == {"reading batches", "drawing sections"}
+    assert {stage for stage, _, _ in seen} == {"checking batches", "reading batches", "drawing sections"}
     assert all(0 <= done <= total for _, done, total in seen)
     return path
 
@@ -23,7 +25,7 @@ def drawn(small_run, tmp_path_factory):
 def test_the_page_holds_its_sections_in_order(drawn):
     html = drawn.read_text(encoding="utf-8")
     found = re.findall(r'<section id="([a-z]+)"', html)
-    assert found == ["top", "layers", "detail", "peaks", "reading", "numbers", "provenance"]
+    assert found == ["top", "verdict", "layers", "detail", "peaks", "reading", "numbers", "provenance"]
 
 
 def test_every_layer_is_a_picture_with_its_numbers_in_words(drawn, small_run):
@@ -67,7 +69,8 @@ def test_nan_and_infinity_are_marked_wherever_the_layer_is(drawn, small_run, tmp
     assert marked == ["wild"]
     assert "<dd>in 1 layer</dd>" in html
     clean = report(small_run, tmp_path / "clean.html", layers="!wild", h_min=-4, h_max=4).read_text("utf-8")
-    assert "NaN/inf" not in clean.split("<main>")[1].split("<script")[0]
+    # The verdict is on the whole run, the rest on the layers of the page.
+    assert "NaN/inf" not in clean.split('<section id="layers"')[1].split("<script")[0]
 
 
 def test_a_selection_of_epochs_keeps_its_batch_numbers(small_run, tmp_path):
@@ -94,6 +97,26 @@ def test_the_recipe_as_run_leaves_no_default_open(drawn):
     recipe = load_recipe(drawn.with_suffix(".toml"))
     assert (recipe.h_min, recipe.h_max, recipe.n_bins, recipe.title) == (-4, 4, 200, "run")
     assert set(recipe.charts) == {"wall", "colorful", "twin_peaks"}
+    assert recipe.limits == {name: rule.limits().model_dump() for name, rule in RULES.items()}
+
+
+def test_thresholds_of_the_recipe_go_into_the_verdict_and_the_command(small_run, tmp_path, monkeypatch):
+    known = {name: rule.limits().model_dump() for name, rule in RULES.items()}
+    floats = [(name, key) for name in known for key, value in known[name].items() if isinstance(value, float)]
+    rule, key = floats[0]
+    mine = {rule: {key: known[rule][key] / 2}}
+    seen = {}
+
+    def check(_, **options):
+        seen.update(options)
+        return Verdict([], [], [], small_run.path)
+
+    monkeypatch.setattr("actlab.pages.build.check", check)
+    path = report(small_run, tmp_path / "mine.html", recipe=Recipe(limits=mine), h_min=-4, h_max=4)
+    assert seen["limits"] == known | {rule: known[rule] | mine[rule]}
+    assert seen["axis"].h_max == 4
+    assert load_recipe(path.with_suffix(".toml")).limits == seen["limits"]
+    assert "--recipe report.toml" in path.read_text(encoding="utf-8")
 
 
 def test_the_command_is_printed_without_the_output(drawn, small_run):
@@ -106,9 +129,7 @@ def test_the_command_is_printed_without_the_output(drawn, small_run):
 def test_layers_and_epochs_choose(small_run, tmp_path):
     path = report(small_run, tmp_path / "some.html", layers="body.*", epochs=[-1, 1], n_bins=50)
     html = path.read_text(encoding="utf-8")
-    assert re.findall(
-        r'class="tile[^"]*" href="[^"]+" data-layer="\d+" data-kind="\w+" data-name="([^"]+)"', html
-    ) == [
+    assert re.findall(r'class="tile[^"]*" id="tile-\d+"[^>]+ data-name="([^"]+)"', html) == [
         "body.linear",
         "body.relu",
         "body.dropout",
@@ -142,6 +163,7 @@ def test_existing_outputs_stay(small_run, tmp_path):
         (RecipeError, "n_bins", {"n_bins": 0}),
         (SelectionError, "no layer 'fcc'.*did you mean 'fc'", {"layers": ["fcc"]}),
         (SelectionError, "no epoch 7", {"epochs": [7]}),
+        (RecipeError, "unknown rule 'no_such' in limits", {"recipe": Recipe(limits={"no_such": {}})}),
         (RecipeError, "unknown chart 'wal' .*'wall'", {"recipe": Recipe(charts={"wal": {}})}),
         (
             RecipeError,

@@ -31,6 +31,7 @@ def section(record_run):
             columns=None,
             wall=None,
             peaks=twin_peaks_chart.prepare(run),
+            verdict=None,
             colorful=None,
             twin_peaks=TwinPeaksOptions(),
         )

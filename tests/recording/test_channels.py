@@ -51,6 +51,13 @@ def test_every_channel_has_its_number_zeros_and_mean_size(writer, case):
         np.testing.assert_allclose(mean_abs, np.abs(values).mean(1), rtol=1e-6)
 
 
+def test_what_several_devices_have_of_a_layer_adds_up():
+    sums = [torch.tensor([[4.0, 4], [1, 0], [3, 4], [6, 8]], dtype=torch.float64) for _ in range(2)]
+    stats = module._stats([("a", 2), ("b", 1)], ["a", "a"], sums)
+    assert (stats.n.tolist(), stats.zeros.tolist()) == ([8, 8, 0], [2, 0, 0])
+    np.testing.assert_array_equal(stats.mean_abs, [2, 2, np.nan])
+
+
 def test_what_is_not_finite_leaves_the_mean_and_stays_in_the_number(writer):
     x = torch.ones(4, 3)
     x[0, 0], x[1, 1], x[:, 2] = float("nan"), -float("inf"), float("nan")

@@ -1,6 +1,8 @@
 """What a failure becomes: one warning of each kind, an error where that is asked for."""
 
+import gc
 import warnings
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -38,6 +40,25 @@ def test_the_kinds_that_are_told_are_bounded():
     told = messages_of(Guard("warn"), [(f"layer {number}", OSError()) for number in range(100)])
     assert len(told) == 17
     assert told[-1] == "actlab: more than 16 kinds of failure; no more are shown"
+
+
+def test_what_a_failure_had_in_hand_is_free_at_once():
+    class Memory:
+        """What can be referred to weakly."""
+
+    def fail():
+        memory = Memory()
+        held.append(weakref.ref(memory))
+        raise MemoryError
+
+    held, guard = [], Guard("warn")
+    gc.disable()
+    try:
+        with pytest.warns(RuntimeWarning, match="MemoryError"), guard("layers"), guard("layer"):
+            fail()
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_raise_raises_the_failure_itself_and_a_warning_that_is_an_error():

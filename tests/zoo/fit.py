@@ -113,15 +113,20 @@ class Fit:
             with self.precision():
                 out = model(x)
                 losses.append(float(self.loss(out, y)))
-            if isinstance(out, Tensor) and not y.is_floating_point() and out.dim() > y.dim():
-                right.append((out.argmax(-1) == y).float().mean())
-            elif isinstance(out, Tensor) and out.shape == y.shape and bool(((y == 0) | (y == 1)).all()):
-                right.append(((out > 0) == (y > 0)).float().mean())
+            if not y.is_floating_point():
+                right.append((answers(out, y) == y).float().mean())
         return sum(losses) / len(losses), float(torch.stack(right).mean()) if right else float("nan")
 
     def precision(self) -> Any:
         """Return the context of a forward pass: autocast to float16, or none."""
         return torch.autocast("cpu", torch.float16) if self.half else nullcontext()
+
+
+def answers(out: Tensor, y: Tensor) -> Tensor:
+    """Return the classes that are answered, shaped like the labels; one logit says yes above 0."""
+    if out.shape[-1] == 1:
+        return (out[:, 0] > 0).long()
+    return out.argmax(1 if y.dim() > 1 and out.shape[2:] == y.shape[1:] else -1)
 
 
 def batches(pair: Pair, size: int, *, shuffle: bool) -> Iterable[Pair]:

@@ -171,3 +171,11 @@ def reset(model: nn.Module, std: float | None = None, bias: float | None = None)
         if bias is not None:
             nn.init.constant_(module.bias, bias)  # type: ignore[arg-type]
     return model
+
+
+class Transposed(nn.Module):
+    """Swap the last two dimensions: [sample, feature, position] to [sample, position, feature]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with the last two dimensions swapped."""
+        return x.transpose(1, 2)

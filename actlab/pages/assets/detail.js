@@ -1,7 +1,7 @@
 // The detail chart of the chosen layer.
 
 let model = null; // (name) -> Bokeh model, once the figures are there
-const detail = { index: view.chosen, layer: null, window: null, epoch: null };
+const detail = { index: view.chosen, layer: null, window: null, mark: null };
 
 const setData = (name, columns) => { model(name).data_source.data = columns; };
 
@@ -36,6 +36,12 @@ const drawImage = () => {
   const ticks = stepTicks(start, end);
   axis.ticker.ticks = ticks;
   axis.major_label_overrides = new Map(ticks.map((row) => [row, whole.format(stepOf(row))]));
+};
+
+// The first of the merged columns that hold a row.
+const columnInSight = (row) => {
+  const { first, m } = detail.window;
+  return first + Math.floor((columnOf(row) - first) / m) * m;
 };
 
 const epochIndex = (row) => view.epochRow.findLastIndex((start) => start <= row);
@@ -118,6 +124,7 @@ const chooseLayer = async (index) => {
   drawImage();
   drawLines();
   drawStrips();
+  drawMark();
   readColumn(columnCount - 1);
 };
 
@@ -126,9 +133,9 @@ const hover = (event) => {
   if (detail.layer === null || detail.window === null) return;
   const inside = event.x >= 0 && event.x < view.rows && event.y >= view.hMin && event.y < view.hMax;
   if (!inside || event.sx === undefined) return leave();
-  const { first, m } = detail.window;
+  const { m } = detail.window;
   const row = Math.floor(event.x);
-  const column = first + Math.floor((columnOf(row) - first) / m) * m;
+  const column = columnInSight(row);
   const bin = Math.floor(((event.y - view.hMin) / (view.hMax - view.hMin)) * view.bins);
   const { out } = merge(detail.layer, column, Math.min(columnCount, column + m), m);
   const box = $("figure-detail").getBoundingClientRect();
@@ -158,6 +165,30 @@ const zoom = (factor, shift = 0) => {
   const middle = (range.start + range.end) / 2 + shift * wide;
   const start = Math.min(Math.max(0, middle - wide / 2), view.rows - wide);
   range.setv({ start, end: start + wide });
+};
+
+// The marked rows, in the layer they belong to only.
+const drawMark = () => {
+  const { mark, index } = detail;
+  const shown = mark !== null && mark.layer === index;
+  const x = shown ? [mark.start, mark.end] : [];
+  for (const name of ["mark", "mark_case"]) setData(name, { x });
+  setData("mark_span", { x, y: x.map(() => view.hMax) });
+  $("mark-key").hidden = !shown;
+  $("mark-said").textContent = shown ? `marked: ${batchesOf(mark.start, mark.end)}` : "";
+};
+
+// Mark rows [start, end) of a layer, and bring them into sight with what is around them, 8 columns at least.
+const markRows = (layer, start, end) => {
+  detail.mark = { layer, start, end };
+  const least = Math.min(view.rows, 8 * view.k);
+  const context = Math.max(0.3 * (end - start), 4 * view.k);
+  const from = Math.max(0, Math.min(start - context, view.rows - least));
+  model("batches").setv({ start: from, end: Math.min(view.rows, Math.max(end + context, from + least)) });
+  drawImage();
+  drawStrips();
+  drawMark();
+  readColumn(columnInSight(start));
 };
 
 const showOverlay = (box) => {

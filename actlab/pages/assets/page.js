@@ -2,11 +2,14 @@
 
 const filterWall = () => {
   const wanted = $("wall-filter").value.trim().toLowerCase();
-  const kinds = new Set(all('.chip[aria-pressed="true"]').map((chip) => chip.dataset.kind));
+  const pressed = (kind) => all(`.chip[data-${kind}][aria-pressed="true"]`);
+  const kinds = new Set(pressed("kind").map((chip) => chip.dataset.kind));
+  const flagged = pressed("flagged").length > 0;
   let shown = 0;
   for (const tile of all(".tile")) {
-    const { name, kind } = tile.dataset;
-    tile.hidden = !(`${name} ${kind}`.toLowerCase().includes(wanted) && (kinds.size === 0 || kinds.has(kind)));
+    const { name, kind, level } = tile.dataset;
+    const chosen = (kinds.size === 0 || kinds.has(kind)) && (!flagged || level !== undefined);
+    tile.hidden = !(chosen && `${name} ${kind}`.toLowerCase().includes(wanted));
     shown += tile.hidden ? 0 : 1;
   }
   $("wall-none").hidden = shown > 0;
@@ -152,6 +155,7 @@ const start = async () => {
   startDetail();
   await chooseLayer(detail.index);
   if (twin !== null) await startPeaks();
+  await startVerdict();
   document.documentElement.dataset.ready = "yes";
 };
 

@@ -27,8 +27,10 @@ def flatten(tensor: torch.Tensor) -> torch.Tensor:
     """
     tensor = tensor.detach().resolve_neg()
     if not tensor.is_contiguous():
-        tensor = tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
-    return tensor.reshape(-1)
+        strides = tensor.stride()
+        tensor = tensor.permute(sorted(range(tensor.dim()), key=strides.__getitem__, reverse=True))
+    # Every second value of a tensor, or one value repeated, is a view of one dim that is not dense.
+    return tensor.reshape(-1).contiguous()
 
 
 def bucket_index(tensor: torch.Tensor, axis: FloatAxis) -> torch.Tensor:

@@ -83,7 +83,7 @@ def check(result, values, axis=FloatAxis(), rel=1e-6):  # noqa: B008
     values = values.detach().double().cpu().numpy().ravel()
     np.testing.assert_array_equal(counts, np.bincount(axis.index(values), minlength=axis.n_buckets))
     finite = values[np.isfinite(values)]
-    assert counts.dtype == np.uint64
+    assert counts.dtype == np.uint32
     assert (moments.n, moments.finite) == (values.size, finite.size)
     if not finite.size:
         assert np.isnan([moments.mean, moments.min, moments.max]).all()
@@ -183,6 +183,9 @@ def test_calls_add_up_to_the_whole(device, engine):
         lambda tensor: tensor[:1].expand(3, -1),
         lambda tensor: tensor[0, 1:],
         lambda tensor: tensor[0, 0],
+        lambda tensor: tensor[:, ::2],  # like the next two a view of one dim that is not dense
+        lambda tensor: torch.complex(tensor, tensor + 1).real,
+        lambda tensor: tensor[0, :1].expand(20_000),
     ],
 )
 def test_every_layout_is_counted(device, change):
@@ -285,7 +288,7 @@ def test_a_layer_first_seen_in_a_capture_is_refused(device, monkeypatch):
 def test_work_on_another_stream_waits_for_the_last_one(monkeypatch):
     class Stream:
         def __init__(self):
-            self.waited = []
+            self.waited, self.cuda_stream = [], id(self)
 
         def wait_stream(self, stream):
             self.waited.append(stream)
@@ -293,11 +296,14 @@ def test_work_on_another_stream_waits_for_the_last_one(monkeypatch):
     first, second = Stream(), Stream()
     now, recorded = [first], []
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: now[0])
+    number = "_cuda_getCurrentRawStream"  # not in a build for CPUs alone
+    monkeypatch.setattr(torch._C, number, lambda index: now[0].cuda_stream, raising=False)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: recorded.append(stream))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     counters = CudaCounters(FloatAxis(), "cpu")
     counters.add(0, torch.ones(1))
     monkeypatch.setattr(counters, "_is_cuda", True)
+    monkeypatch.setattr(counters, "_stream", first)
     counters.add(0, torch.ones(1))
     counters.add(0, torch.ones(1))
     assert (first.waited, second.waited) == ([], [])
@@ -356,6 +362,15 @@ if HAS_CUDA:  # what only a GPU can show
             for _ in range(number):
                 graph.replay()
             check(counters.take().result()[0], (values * 2).repeat(number))
+
+    def test_the_first_values_may_come_on_another_stream(engine):
+        values = normal().cuda()
+        counted(values)  # compiles
+        torch.cuda.synchronize()
+        torch.cuda._sleep(200_000_000)
+        counters = CudaCounters(FloatAxis(), "cuda")  # whose zeros are still to be written
+        with torch.cuda.stream(torch.cuda.Stream()):
+            check(counted(values, counters=counters), values)
 
     def test_any_stream_will_do(engine):
         values = normal(1 << 22).cuda()

@@ -37,6 +37,31 @@ def test_triton_needs_a_compiler_and_a_gpu(monkeypatch):
     assert not triton_kernel.serves(FloatAxis(), torch.device("cuda"))
 
 
+def test_what_was_compiled_is_launched_without_another_look(monkeypatch):
+    """Where sizes of pointers or values differ, something else was compiled."""
+    log = []
+
+    class Compiled:
+        def __getitem__(self, grid):
+            return lambda *arguments: log.append((grid, arguments))
+
+    class Count:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: log.append("compiles") or Compiled()
+
+    monkeypatch.setattr(triton_kernel, "_count", Count())
+    monkeypatch.setattr(triton_kernel, "_compiled", {})
+    monkeypatch.setattr(triton_kernel, "has_table", lambda: False)
+    axis, state = FloatAxis(), (torch.zeros(3592, dtype=torch.int64), torch.zeros(4, dtype=torch.float64))
+    values = torch.zeros(20_001)
+    for flat in (values, values[4:], values[1:], values[5:], values.half()):
+        triton_kernel.launch(flat, axis, *state, 2)
+    fixed = tuple(triton_kernel.constants(axis, torch.float32, False).values())
+    pointers = tuple(tensor.data_ptr() for tensor in state)
+    again = [((2, 1, 1), (values[start:].data_ptr(), *pointers, 20_001 - start, *fixed)) for start in (4, 5)]
+    assert log == ["compiles", again[0], "compiles", again[1], "compiles"]
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """Return a function that compiles the kernel, once for each set of arguments."""

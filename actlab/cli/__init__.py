@@ -1,4 +1,4 @@
-"""The command line: `actlab info` and `actlab report`, and what looks after runs.
+"""The command line: `actlab info`, `actlab check` and `actlab report`, and what looks after runs.
 
 The verbs import what they need when they run, so that `actlab --help` answers at once.
 """
@@ -6,25 +6,22 @@ The verbs import what they need when they run, so that `actlab --help` answers a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from rich.progress import Progress, TaskID
-from rich.table import Table
 
 from actlab import __version__
+from actlab.cli.tables import show_facts, show_layers, show_splits
 from actlab.errors import ActlabError, StoreError
-
-if TYPE_CHECKING:
-    from actlab.run import Run
 
 __all__ = ["app", "main", "progress_bars"]
 
+_FOUND = 1
 _BAD_INPUT = 2
 _MOST_EPOCHS = 100_000
 _PIPE_WIDTH = 200
@@ -52,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0 fine, 2 bad input (said in one line on stderr), 130 interrupted.
+        The exit code: 0 fine, 1 an error-level finding of `check`, 2 bad input (said in one line on stderr),
+        130 interrupted.
     """
     try:
         code = app(arguments, prog_name="actlab", standalone_mode=False)
@@ -100,14 +98,12 @@ def info(
         with progress_bars() as progress:
             verified = sum(verify_snapshot(snapshot, progress).values())
     run = Run(snapshot)
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:  # nothing is lost where nobody can widen the window
-        console = Console(markup=False, highlight=False, width=_PIPE_WIDTH)
-    _show_facts(console, run)
+    console = _console()
+    show_facts(console, run)
     console.print()
-    _show_splits(console, run)
+    show_splits(console, run)
     console.print()
-    _show_layers(console, run)
+    show_layers(console, run)
     if verify:
         shown = sum(run[split].sizes["step"] for split in run.splits)
         hidden = "" if verified == shown else ", of every attempt and rank"
@@ -209,6 +205,50 @@ def report(
     typer.echo(f"Wrote {page}")
 
 
+@app.command()
+def check(
+    path: Annotated[str | None, typer.Argument(metavar="RUN", help="A recorded run.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Explain a rule, such as dead_relu, instead.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe in TOML, with thresholds in [limits.RULE] and the range.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on while the run grows, and tell each finding once.")
+    ] = False,
+) -> None:
+    """Say what looks sick in a run, since when, and what to do. Exit code 1 on an error-level finding."""
+    from actlab.cli import verdicts
+
+    if explain is not None:
+        verdicts.explain(_console(), explain, recipe)
+        return
+    if path is None:
+        raise typer.BadParameter("name a run, or a rule to --explain", param_hint="RUN")
+    if as_sarif and (as_json or follow):
+        raise typer.BadParameter("--sarif goes with neither --json nor --follow", param_hint="--sarif")
+    if follow:
+        verdict = verdicts.follow(_console(), path, recipe, as_json=as_json)
+    else:
+        with progress_bars() as progress:
+            verdict = verdicts.check_run(path, recipe, progress)
+        if as_json or as_sarif:
+            typer.echo(verdicts.dump(verdict, as_sarif=as_sarif))
+        else:
+            verdicts.show(_console(), verdict)
+    if verdict.counts["error"]:
+        raise typer.Exit(_FOUND)
+
+
+def _console() -> Console:
+    """Return where verbs print to; in a pipe nothing is folded, as nobody can widen the window."""
+    console = Console(markup=False, highlight=False)
+    return console if console.is_terminal else Console(markup=False, highlight=False, width=_PIPE_WIDTH)
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Draw progress on stderr, and nothing where stderr is not a terminal.
@@ -260,98 +300,3 @@ def _parse_epochs(text: str | None) -> list[int] | None:
             raise typer.BadParameter(f"{part.strip()!r} is empty or too long a range", param_hint="--epochs")
         labels.update(range(first, last + 1))
     return sorted(labels)
-
-
-def _show_facts(console: Console, run: Run) -> None:
-    """Print what the run is, one fact a line."""
-    known: Mapping[str, Any] = run.attributes
-    axis = run.axis
-    still_open = "no: still recording, or the training was cut off"
-    facts = {
-        "run": run.path,
-        "model": known.get("model"),
-        "created": known.get("created"),
-        "versions": ", ".join(f"{name} {number}" for name, number in known.get("versions", {}).items()),
-        "axis": f"2 x {axis.n_side:,} buckets from 2^{axis.min_exponent} to 2^{axis.max_exponent + 1}",
-        "head": run.head,
-        "epochs": known.get("epochs"),
-        "closed": "yes" if known.get("closed") else still_open,
-        "size": decimal(run.nbytes) + (", compacted" if known.get("compacted") else ""),
-    }
-    if len(attempts := known.get("attempts", [])) > 1:
-        facts["attempts"] = f"{len(attempts)}, begun at train_step {', '.join(map(str, attempts))}"
-    if parent := known.get("parent"):
-        facts["parent"] = f"{parent.get('path')}, branched off at train_step {parent.get('train_step')}"
-    table = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        table.add_row(name, _plain(value) if value else "-")
-    console.print(table)
-
-
-def _show_splits(console: Console, run: Run) -> None:
-    """Print one line a split: how much was recorded, and what was dropped."""
-    table = _table("split", "rows", "epochs", "gaps", right=("rows",))
-    for split in run.splits:
-        dropped = ", ".join(_range(first, last) for first, last in run.gaps.get(split, []))
-        table.add_row(
-            split,
-            f"{run[split].sizes['step']:,}",
-            _ranges(run.epochs(split)),
-            f"steps {dropped}" if dropped else "none",
-        )
-    console.print(table)
-
-
-def _show_layers(console: Console, run: Run) -> None:
-    """Print one line a layer, with the moments of the last row of the first split."""
-    layers = run.layers
-    numbers = ("calls", "values", "last mean", "last std")
-    table = _table("layer", "kind", "shape", *numbers, right=numbers)
-    last = run[run.splits[0]][["mean", "std"]].isel(step=-1).load() if run.splits else None
-    for name, layer in layers.iterrows():
-        moments = [] if last is None else [float(last[key].sel(layer=name)) for key in ("mean", "std")]
-        table.add_row(
-            _plain(name),
-            _plain(layer["kind"]),
-            " x ".join(map(str, layer["shape"])) or "-",
-            _calls(layer.to_dict()),
-            f"{layer['n']:,}",
-            *(f"{value:.4g}" for value in moments),
-        )
-    console.print(table)
-
-
-def _calls(layer: Mapping[Any, Any]) -> str:
-    """Say how often a layer was called, or why nothing of it was counted."""
-    if layer["skipped"]:
-        return f"not counted: {layer['skipped']}"
-    return "never called" if layer["never_called"] else str(layer["calls"])
-
-
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """Make a table without lines, so that it also reads well in a file."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table
-
-
-def _plain(value: object) -> str:
-    """Keep control characters of a name out of the terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
-
-
-def _ranges(labels: Sequence[int]) -> str:
-    """Write ascending labels as ranges: ``-1 to 3, 5``."""
-    runs: list[list[int]] = []
-    for label in labels:
-        if runs and label == runs[-1][-1] + 1:
-            runs[-1].append(label)
-        else:
-            runs.append([label])
-    return ", ".join(_range(run[0], run[-1]) for run in runs)
-
-
-def _range(first: int, last: int) -> str:
-    """Write an inclusive range."""
-    return f"{first}" if first == last else f"{first} to {last}"

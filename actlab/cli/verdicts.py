@@ -1,0 +1,141 @@
+"""What `actlab check` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from actlab.cli.tables import plain
+from actlab.errors import RecipeError, nearest
+from actlab.findings.catalogue import RULES
+from actlab.findings.finding import Finding, Level, Verdict
+from actlab.findings.following import follow as follow_run
+from actlab.findings.sarif import as_sarif as to_sarif
+from actlab.findings.verdict import check, read_limits
+from actlab.recipe import Recipe, load_recipe
+from actlab.run import open_run
+
+__all__ = ["check_run", "dump", "explain", "follow", "show"]
+
+_SIGNS: Final[dict[Level, tuple[str, str]]] = {
+    "error": ("✖", "bold red"),
+    "warning": ("▲", "bold yellow"),
+    "advice": ("●", "bold blue"),
+    "healthy": ("✔", "bold green"),
+}
+"""Icon and style of each level; the word stands beside them."""
+
+
+def check_run(path: str, recipe: Path | None, progress: Callable[[str, int, int], None]) -> Verdict:
+    """Check a run with the thresholds and the range of a recipe."""
+    run, wish = open_run(path), _wish(recipe)
+    return check(run, limits=wish.limits, axis=wish.bins(), progress=progress)
+
+
+def _wish(recipe: Path | None) -> Recipe:
+    """Read the recipe, and refuse thresholds that no rule has before the run is read."""
+    if recipe is None:
+        return Recipe()
+    wish = load_recipe(recipe)
+    read_limits(wish.limits, f"recipe {recipe}: ")
+    return wish
+
+
+def dump(verdict: Verdict, *, as_sarif: bool) -> str:
+    """Return a verdict as JSON, of its own kind or as SARIF."""
+    return json.dumps(to_sarif(verdict) if as_sarif else verdict.to_dict(), indent=2, allow_nan=False)
+
+
+def show(console: Console, verdict: Verdict) -> None:
+    """Print a verdict: what was found, the worst first, and what could not be told."""
+    console.print(Text(f"{plain(verdict.path)}: {verdict.summary}", "bold"))
+    for finding in verdict:
+        console.print()
+        _show_finding(console, finding)
+    if verdict.lacking:
+        console.print()
+        console.print("Not enough data:")
+        for lack in verdict.lacking:
+            _print(console, f"{lack.name} [{lack.rule}]: {plain(lack.reason)}", 2)
+
+
+def follow(console: Console, path: str, recipe: Path | None, *, as_json: bool) -> Verdict:
+    """Check a run while it grows, until it is closed or the user has seen enough; print what is new.
+
+    With JSON each finding is one line.
+    """
+    wish, latest = _wish(recipe), Verdict((), (), (), path)
+    looks = follow_run(open_run(path), read_limits(wish.limits), axis=wish.bins())
+    for verdict, news in _until_interrupted(looks):
+        latest = verdict
+        for finding in news:
+            if as_json:
+                console.file.write(f"{json.dumps(finding.to_dict(), allow_nan=False)}\n")
+            else:
+                _show_finding(console, finding)
+                console.print()
+        console.file.flush()
+    if not as_json:
+        console.print(Text(f"{plain(path)}: {latest.summary}", "bold"))
+    return latest
+
+
+def _until_interrupted(
+    looks: Iterator[tuple[Verdict, list[Finding]]],
+) -> Iterator[tuple[Verdict, list[Finding]]]:
+    """Go on until there are no more looks, or Ctrl-C, which is how one leaves."""
+    try:
+        yield from looks
+    except KeyboardInterrupt:
+        return
+
+
+def _show_finding(console: Console, finding: Finding) -> None:
+    """Print a group: what, where, since when, why it matters, what to do, and what it explains."""
+    icon, style = _SIGNS[finding.worst]
+    console.print(
+        Text.assemble((f"{icon} {finding.worst}", style), "  ", (finding.name, "bold"), f" [{finding.rule}]"),
+    )
+    first, last = finding.epochs
+    epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+    _print(console, f"where   {plain(', '.join(finding.layers))}")
+    _print(console, f"when    {plain(finding.where.rpartition(', ')[2])} ({epochs})")
+    _print(console, f"seen    {plain(finding.evidence)}")
+    _print(console, f"why     {finding.why}")
+    _print(console, f"do      {plain(finding.remedy)}")
+    _print(console, f"limit   {finding.value:.4g} against {finding.limit:.4g}; {finding.source}")
+    for follower in finding.followers:
+        _print(console, f"explains {plain(str(follower))}", 4)
+
+
+def _print(console: Console, text: str, indent: int = 2) -> None:
+    """Print a paragraph that hangs by its first word."""
+    console.print(Padding(Text(text), (0, 0, 0, indent)))
+
+
+def explain(console: Console, name: str, recipe: Path | None) -> None:
+    """Print all that is known of a rule: what it looks at, its thresholds as TOML, their source, the remedy.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such rule.
+    """
+    if name not in RULES:
+        raise RecipeError(f"no rule {name!r}: {nearest(name, RULES)}")
+    rule, limits = RULES[name], read_limits(_wish(recipe).limits)[name]
+    console.print(Text.assemble((rule.name, "bold"), f" [{rule.id}], {rule.level}"))
+    words = {"looks at": rule.looks_at, "needs": rule.needs, "why": rule.why, "do": rule.remedy}
+    for word, text in (words | {"source": rule.source}).items():
+        _print(console, f"{word:<9}{text.replace('{layer}', 'the layer')}")
+    console.print("\nThresholds, as a table of a recipe:\n")
+    console.print(f"[limits.{rule.id}]")
+    for key, value in limits.model_dump().items():
+        said = type(limits).model_fields[key].description
+        console.print(f"{key} = {json.dumps(value)}" + (f"  # {said}" if said else ""))

@@ -1,0 +1,152 @@
+"""Rules about half precision: values that it cannot hold."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from pydantic import Field
+
+from actlab.findings.facts import Facts
+from actlab.findings.rule import Lacking, Limits, Sign, rule
+from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, families, late, layer_rows, span
+from actlab.findings.spans import since
+
+__all__ = ["fp16_overflow", "fp16_underflow"]
+
+_LARGEST: Final = float(np.finfo(np.float16).max)
+_SMALLEST_NORMAL: Final = float(np.finfo(np.float16).smallest_normal)
+_WHOLE: Final = 2048  # up to here float16 holds all whole numbers
+_LEAST_ENDS: Final = 4  # extremes of a layer that tell that it is computed in float16
+# Tiny values are what these are meant to give.
+_TAILS: Final = r"gelu|silu|mish|softplus|elu|selu|celu|\w*sigmoid|\w*softm\w*|rnn\w*|lstm\w*|gru\w*"
+
+
+class Fp16OverflowLimits(Limits):
+    """Thresholds of `fp16_overflow`."""
+
+    largest: float = Field(
+        32752.0, gt=0, description="size from which on a value is close to the largest of float16"
+    )
+    share: float = Field(
+        0.05, gt=0, le=1, description="share of the batches that hold such a value, at least"
+    )
+
+
+@rule(
+    name="Overflow of float16",
+    level="warning",
+    limits=Fp16OverflowLimits,
+    looks_at="the largest value of every layer in every batch",
+    needs="nothing but moments",
+    why="What is larger than 65,504 is infinite in half precision, and makes the loss NaN a little later.",
+    remedy="Compute {layer} in bfloat16 or float32, scale down what enters it, or put a normalisation in "
+    "front of it.",
+    source="The largest float16 is 65,504; half of it as the margin is ours (Hugging Face's debug_utils "
+    "show 62.7 K one step before inf).",
+)
+def fp16_overflow(facts: Facts, limits: Fp16OverflowLimits) -> list[Sign] | Lacking:
+    """Find layers whose values come close to what half precision can hold."""
+    half = _half(facts)
+    signs = []
+    for layer in map(str, facts.layers.index):
+        known = layer_rows(facts, layer, 1)
+        # Inputs and the answers of a regression have the scale of the data, whatever the network does.
+        is_data = families(facts)[layer] == "input" or (
+            layer == facts.head and facts.targets in ("float", None)
+        )
+        if known is None or (is_data and layer not in half):
+            continue
+        split, rows = known
+        largest = np.fmax(np.abs(rows["min"].values), np.abs(rows["max"].values))
+        infinite = (rows["pos_inf"] + rows["neg_inf"]).values > 0
+        hit = np.flatnonzero(largest >= limits.largest)
+        overflowed = np.flatnonzero(infinite & (largest >= limits.largest)) if layer in half else hit[:0]
+        if hit.size < max(3, limits.share * largest.size) and not overflowed.size:
+            continue
+        evidence = (
+            f"values of up to {np.nanmax(largest):,.5g} in size, and at least {limits.largest:,.5g} in "
+            f"{hit.size:,} of {largest.size:,} batches; float16 ends at {_LARGEST:,.0f}"
+        )
+        if layer in half:
+            evidence += f"; the layer is computed in float16, {infinite.sum():,} batches held infinities"
+        steps = int(rows["step"][hit[0]]), int(rows["step"][hit[-1]])
+        signs.append(Sign(layer, split, steps, float(np.nanmax(largest)), limits.largest, evidence))
+    return signs
+
+
+def _half(facts: Facts) -> set[str]:
+    """Return the layers that are computed in float16: all their extremes are such numbers."""
+    found = set()
+    for layer in map(str, facts.layers.index):
+        tables = [table.sel(layer=layer) for table in facts.rows.values()]
+        ends = np.unique(np.concatenate([table[name].values for table in tables for name in ("min", "max")]))
+        ends = ends[np.isfinite(ends) & (ends != 0)]
+        # Small whole numbers, such as codes, are float16 by chance.
+        telling = ends[(ends != np.round(ends)) | (np.abs(ends) > _WHOLE)]
+        held = telling.clip(-_LARGEST, _LARGEST).astype(np.float16) == telling
+        if held.size >= _LEAST_ENDS and bool(held.all()):
+            found.add(layer)
+    return found
+
+
+class Fp16UnderflowLimits(Limits):
+    """Thresholds of `fp16_underflow`."""
+
+    share: float = Field(
+        0.1, gt=0, le=1, description="share of the values that are not 0 which float16 cannot hold"
+    )
+
+
+@rule(
+    name="Underflow of float16",
+    level="warning",
+    limits=Fp16UnderflowLimits,
+    looks_at="the share of values below 2^-24 in size, of those that are not 0",
+    needs="10 batches, recorded with buckets down to 2^-24",
+    why="In half precision these values are 0: what they carry is lost, forward and backward.",
+    remedy="Scale up what enters {layer}, put a normalisation in front of it, or compute it in bfloat16; "
+    "scale the loss.",
+    source="Micikevicius et al., arXiv 1710.03740: values below 2^-24 (5.96e-8) become 0; the share is ours.",
+)
+def fp16_underflow(facts: Facts, limits: Fp16UnderflowLimits) -> list[Sign] | Lacking:
+    """Find layers whose values half precision would lose."""
+    if facts.run.axis.min_exponent > -24:
+        return Lacking(f"buckets down to 2^-24 (they end at 2^{facts.run.axis.min_exponent})")
+    kind, half = families(facts), _half(facts)
+    left_out = kind.str.fullmatch(_TAILS + ("" if half else "|input"))
+    known = {str(layer): layer_rows(facts, str(layer)) for layer in kind.index[~left_out]}
+    if not any(known.values()):
+        return Lacking(NO_ROWS)
+    signs = []
+    for layer, found in known.items():
+        if found is None:
+            continue
+        split, rows = found
+        is_half = layer in half and bool(kind.str.contains(HAS_WEIGHTS)[layer])
+        share = _lost(rows, is_half=is_half)
+        value, first = float(late(share).mean()), since(share >= limits.share)
+        if first is None or value < limits.share:
+            continue
+        what = "became 0 in float16" if is_half else "that are not 0 are smaller than 2^-24"
+        step = int(rows["step"][first])
+        evidence = f"{100 * value:.3g} % of the values {what} in the last batches, since step {step:,}"
+        signs.append(Sign(layer, split, span(rows, first), value, limits.share, evidence))
+    return signs
+
+
+def _lost(rows: xr.Dataset, *, is_half: bool) -> NDArray[np.float64]:
+    """Return the share of values [row] that are too small, or were: those are 0 by now."""
+    counts = {
+        name: rows[name].values.astype(float) for name in ("n", "nan", "pos_inf", "neg_inf", "zeros", "tiny")
+    }
+    held = counts["n"] - counts["nan"] - counts["pos_inf"] - counts["neg_inf"]
+    if is_half:
+        # Where values are about as small nothing else makes zeros.
+        lost = counts["tiny"] + np.where(rows["std"].values < _SMALLEST_NORMAL, counts["zeros"], 0)
+    else:
+        lost, held = counts["tiny"], held - counts["zeros"]
+    share: NDArray[np.float64] = lost / np.maximum(held, 1)
+    return share

@@ -1,0 +1,73 @@
+"""What rules about single layers share: families of layers, and the rows of a layer that count."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from actlab.findings.facts import Facts
+
+__all__ = ["HAS_WEIGHTS", "IS_NORM", "LEAST_ROWS", "NO_ROWS", "families", "late", "layer_rows", "span"]
+
+IS_NORM: Final = r"(?:batch|layer|group|instance|rms)norm|localresponsenorm"
+"""Matches families that put mean and spread of units right."""
+
+HAS_WEIGHTS: Final = r"linear|conv|embedding|rnn|lstm|gru|multiheadattention|norm"
+"""Matches families that learn."""
+
+LEAST_ROWS: Final = 10
+"""Batches below which nothing that has to last is told."""
+
+NO_ROWS: Final = f"{LEAST_ROWS} batches of any layer that it looks at"
+"""What is lacking below that."""
+
+
+def families(facts: Facts) -> pd.Series[str]:
+    """Return the kinds of all layers in one spelling, "leakyrelu" for `LeakyReLU` as for `leaky_relu`."""
+    return facts.layers["kind"].astype(str).str.lower().str.replace("_", "")
+
+
+def layer_rows(facts: Facts, layer: str, least: int = LEAST_ROWS) -> tuple[str, xr.Dataset] | None:
+    """Return the rows of a layer, those of the training if there are enough.
+
+    Rows in which the layer was not called are left out, and those of less than half the usual
+    number of values: the shares of the last, small batch of an epoch are noise.
+
+    Parameters
+    ----------
+    facts : Facts
+        The facts.
+    layer : str
+        The layer.
+    least : int
+        The least number of rows.
+
+    Returns
+    -------
+    tuple of str and xarray.Dataset, or None
+        The split, and its rows [step]; None where no split has enough.
+    """
+    for split, table in facts.rows.items():
+        rows = table.sel(layer=layer)
+        n = rows["n"].values
+        called = n > 0
+        if called.any():
+            chosen = np.flatnonzero(called & (n >= np.median(n[called]) / 2))
+            if chosen.size >= least:
+                return split, rows.isel(step=chosen)
+    return None
+
+
+def late(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the last quarter of rows [row, ...], five at least."""
+    return values[-max(5, len(values) // 4) :]
+
+
+def span(rows: xr.Dataset, first: int = 0) -> tuple[int, int]:
+    """Return the steps of a row, by its place, and of the last one."""
+    step = rows["step"].values
+    return int(step[first]), int(step[-1])

@@ -1,0 +1,112 @@
+"""Answers that are the same for every sample, in real modules to which it was done."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from actlab.findings.rule import Lacking
+from actlab.findings.rules.collapse import collapsed_representation
+
+
+def signs(facts, **limits):
+    return collapsed_representation.find(facts, collapsed_representation.limits(**limits))
+
+
+def net(outputs=5):
+    torch.manual_seed(3)
+    layers = {
+        "lin1": nn.Linear(8, 24),
+        "act": nn.Tanh(),
+        "lin2": nn.Linear(24, 24),
+        "fc": nn.Linear(24, outputs),
+    }
+    return nn.Sequential(OrderedDict(**layers))
+
+
+def noise(step, samples=16):
+    return torch.randn(samples, 8, generator=torch.Generator().manual_seed(step))
+
+
+CLASSES = torch.arange(16) % 5
+
+
+def shrink(layer, factor, when):
+    """Return what takes the samples out of a layer at a step."""
+
+    def alter(step):
+        if step == when:
+            layer.weight *= factor
+
+    return alter
+
+
+@pytest.mark.parametrize("when", [0, 11, 30])
+@pytest.mark.parametrize("factor", [0.0, 1e-6])
+def test_the_layer_where_samples_get_lost_comes_first_and_the_step_is_named(watch, when, factor):
+    model = net()
+    facts = watch(model, noise, steps=60, alter=shrink(model.lin2, factor, when), labels=CLASSES)
+    found = signs(facts)
+    assert [sign.layer for sign in found] == ["lin2", "fc"]
+    assert {sign.steps for sign in found} == {(when, 59)}
+
+
+def test_answers_that_differ_are_fine(watch):
+    assert signs(watch(net(), noise, steps=20, labels=CLASSES)) == []
+
+
+def test_a_head_that_begins_at_0_is_fine_once_it_speaks(watch):
+    model = net()
+    model.fc.weight.data *= 0
+
+    def alter(step):
+        if step == 10:
+            model.fc.weight.normal_()
+
+    assert signs(watch(model, noise, steps=60, alter=alter, labels=CLASSES)) == []
+
+
+def test_a_branch_that_says_nothing_is_fine_while_the_answers_differ(watch):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch, self.fc = nn.Linear(8, 8), nn.Linear(8, 5)
+            self.branch.weight.data *= 0
+
+        def forward(self, x):
+            return self.fc(x + self.branch(x))
+
+    assert signs(watch(Residual(), noise, steps=20, labels=CLASSES)) == []
+
+
+@pytest.mark.parametrize("raw", ["head", None])
+def test_counts_tell_where_the_answers_were_not_kept(watch, raw):
+    model = net()
+    facts = watch(model, noise, steps=40, alter=shrink(model.lin2, 0, 10), labels=CLASSES, raw=raw)
+    assert [(sign.layer, sign.steps) for sign in signs(facts)] == [("lin2", (10, 39)), ("fc", (10, 39))]
+    assert signs(watch(net(), noise, steps=20, labels=CLASSES, raw=raw)) == []
+
+
+@pytest.mark.parametrize("raw", ["head", None])
+def test_answers_of_a_regression_far_from_0_are_fine(watch, raw):
+    model = net(1)
+    model.fc.bias.data += 300
+    targets = torch.rand(16, 1)
+    assert signs(watch(model, noise, steps=20, labels=targets, raw=raw)) == []
+    found = signs(watch(model, noise, steps=20, alter=shrink(model.fc, 0, 0), labels=targets, raw=raw))
+    assert [sign.layer for sign in found] == ["fc"]
+
+
+def test_inputs_that_are_all_the_same_are_told(watch):
+    found = signs(watch(net(), torch.ones(16, 8) * torch.arange(8), steps=20, labels=CLASSES))
+    assert "inputs themselves" in found[-1].evidence
+    assert "input" not in [sign.layer for sign in found]
+
+
+def test_small_batches_and_short_runs_are_not_enough(watch):
+    model = net()
+    alter = shrink(model.lin2, 0, 0)
+    assert isinstance(signs(watch(model, noise, steps=5, alter=alter, labels=CLASSES)), Lacking)
+    small = watch(model, lambda step: noise(step, 4), steps=20, labels=CLASSES[:4])
+    assert isinstance(signs(small), Lacking)
