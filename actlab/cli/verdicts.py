@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from actlab.cli.tables import plain
@@ -30,6 +30,10 @@ _SIGNS: Final[dict[Level, tuple[str, str]]] = {
     "healthy": ("✔", "bold green"),
 }
 """Icon and style of each level; the word stands beside them."""
+
+_WORD: Final = 8  # columns of the words beside the paragraphs
+_MOST_LAYERS: Final = 12
+"""Named of a finding; JSON names all."""
 
 
 def check_run(path: str, recipe: Path | None, progress: Callable[[str, int, int], None]) -> Verdict:
@@ -62,7 +66,7 @@ def show(console: Console, verdict: Verdict) -> None:
         console.print()
         console.print("Not enough data:")
         for lack in verdict.lacking:
-            _print(console, f"{lack.name} [{lack.rule}]: {plain(lack.reason)}", 2)
+            _print(console, "", f"{lack.name} [{lack.rule}]: {plain(lack.reason)}")
 
 
 def follow(console: Console, path: str, recipe: Path | None, *, as_json: bool) -> Verdict:
@@ -104,19 +108,26 @@ def _show_finding(console: Console, finding: Finding) -> None:
     )
     first, last = finding.epochs
     epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
-    _print(console, f"where   {plain(', '.join(finding.layers))}")
-    _print(console, f"when    {plain(finding.where.rpartition(', ')[2])} ({epochs})")
-    _print(console, f"seen    {plain(finding.evidence)}")
-    _print(console, f"why     {finding.why}")
-    _print(console, f"do      {plain(finding.remedy)}")
-    _print(console, f"limit   {finding.value:.4g} against {finding.limit:.4g}; {finding.source}")
+    more = len(finding.layers) - _MOST_LAYERS
+    layers = ", ".join(finding.layers[:_MOST_LAYERS]) + (f" and {more} more" if more > 0 else "")
+    _print(console, "where", plain(layers))
+    _print(console, "when", f"{plain(finding.where.rpartition(', ')[2])} ({epochs})")
+    _print(console, "seen", plain(finding.evidence))
+    _print(console, "why", finding.why)
+    _print(console, "do", plain(finding.remedy))
+    _print(console, "limit", f"{finding.value:.4g} against {finding.limit:.4g}; {finding.source}")
     for follower in finding.followers:
-        _print(console, f"explains {plain(str(follower))}", 4)
+        if follower.rule != finding.rule:  # the layers of the same rule are those of `where`
+            _print(console, "explains", plain(str(follower)))
 
 
-def _print(console: Console, text: str, indent: int = 2) -> None:
-    """Print a paragraph that hangs by its first word."""
-    console.print(Padding(Text(text), (0, 0, 0, indent)))
+def _print(console: Console, word: str, text: str) -> None:
+    """Print a paragraph beside the word that names it."""
+    table = Table.grid(padding=(0, 0, 0, 2))
+    table.add_column(width=_WORD)
+    table.add_column(overflow="fold")
+    table.add_row(word, text)
+    console.print(table)
 
 
 def explain(console: Console, name: str, recipe: Path | None) -> None:
@@ -133,7 +144,7 @@ def explain(console: Console, name: str, recipe: Path | None) -> None:
     console.print(Text.assemble((rule.name, "bold"), f" [{rule.id}], {rule.level}"))
     words = {"looks at": rule.looks_at, "needs": rule.needs, "why": rule.why, "do": rule.remedy}
     for word, text in (words | {"source": rule.source}).items():
-        _print(console, f"{word:<9}{text.replace('{layer}', 'the layer')}")
+        _print(console, word, text.replace("{layer}", "the layer"))
     console.print("\nThresholds, as a table of a recipe:\n")
     console.print(f"[limits.{rule.id}]")
     for key, value in limits.model_dump().items():

@@ -5,15 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Final
 
+import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
-from actlab.errors import SelectionError
 from actlab.findings.answers import answers
 from actlab.findings.rule import Lacking
-from actlab.peaks import class_peaks, trend
 from actlab.run import Run
+from actlab.schema import LOG_PREFIX
 from actlab.stats.ranges import shared_range
 
 __all__ = ["QUANTILES", "Facts"]
@@ -96,22 +97,20 @@ class Facts:
         }
 
     @cached_property
-    def trend(self) -> xr.Dataset | None:
-        """What `peaks.trend` says of the head; None without one."""
-        return None if self.head is None or self.head not in self.layers.index else trend(self.run)
-
-    @cached_property
     def answers(self) -> xr.Dataset | Lacking:
         """What the head answered, epoch by epoch, see `answers`; or what is lacking."""
         return answers(self.run)
 
-    @cached_property
-    def classes(self) -> xr.Dataset | None:
-        """What `peaks.class_peaks` says of the last epoch; None where YES and NO are not known."""
-        try:
-            return class_peaks(self.run)
-        except SelectionError:
+    def loss(self, split: str) -> NDArray[np.float64] | None:
+        """Return the loss logged in a split [row]: `log_loss`, or the only one of its kind; or None."""
+        if split not in self.rows:
             return None
+        rows = self.run[split]
+        logged = [name for name in map(str, rows) if name.startswith(LOG_PREFIX) and "loss" in name]
+        name = (
+            f"{LOG_PREFIX}loss" if f"{LOG_PREFIX}loss" in logged else logged[0] if len(logged) == 1 else None
+        )
+        return None if name is None else np.asarray(rows[name].values, np.float64)
 
     def order(self, layer: str) -> int:
         """Return the place of a layer in the model."""

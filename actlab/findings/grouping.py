@@ -35,11 +35,11 @@ CAUSES: Final[dict[str, tuple[str, ...]]] = {
     "fp16_underflow": (*_SILENT, "dormant_channels"),
     "collapsed_representation": (*_SILENT, "dormant_channels"),
     "frozen_layer": (*_SILENT, "collapsed_representation"),
-    "no_class_separation": _SICK,
+    "overfit": ("input_normalisation", "spike", "distribution_shift"),
+    "no_class_separation": (*_SICK, "overfit"),
     "no_yes_ratio": (*_SICK, "no_class_separation", "distribution_shift"),
     "class_never_yes": (*_SICK, "no_class_separation", "no_yes_ratio"),
     "distribution_shift": _BROKEN,
-    "overfit": ("input_normalisation", "distribution_shift"),
 }
 """For each rule those that can bring it about, the deepest cause first."""
 

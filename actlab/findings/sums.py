@@ -28,7 +28,7 @@ SUMS: Final = (
 )
 """What is summed of each row and layer, see `Facts`."""
 
-_TINY: Final = 2.0**-24  # half the smallest number of float16: what is less in size becomes 0
+_TINY: Final = 2.0**-24  # the smallest number of float16: what is less in size becomes 0, or that
 _NEAR, _RAIL = 1 / 64, 63 / 64
 
 

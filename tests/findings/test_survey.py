@@ -68,14 +68,16 @@ class TestFacts:
 
     def test_head_and_labels(self, facts):
         assert facts.head == "fc"
-        assert facts.trend.sizes["epoch"] == 4
-        assert facts.classes.sizes["label"] == 2
+        assert facts.answers.sizes == {"split": 3, "epoch": 4, "unit": 2}
         assert facts.channels == {}
+
+    def test_loss_is_the_one_that_was_logged(self, facts, small_run):
+        np.testing.assert_array_equal(facts.loss("valid"), small_run["valid"]["log_loss"])
 
     def test_a_run_without_a_row(self, record_run):
         facts = Survey(record_run({}, ["fc"])).read()
         assert (facts.rows, facts.epochs, facts.latest) == ({}, {}, {})
-        assert facts.trend is None
+        assert facts.loss("train") is None
         assert facts.view.n_bins == 200
 
 

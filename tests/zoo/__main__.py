@@ -10,12 +10,14 @@ are below 0.9, or a healthy run has an error.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fnmatch import fnmatchcase
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from actlab.findings.catalogue import RULES
@@ -25,7 +27,9 @@ from tests.zoo.trainings import TRAININGS
 TUNING, REPORTING = (0, 2, 4), (1, 3, 5)
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 BEGIN, END = "<!-- zoo -->\n", "<!-- /zoo -->\n"
-HEAD = "| rule | level | trainings | runs | found | recall | reported | right | precision |\n" + "|---" * 9 + "|"
+HEAD = (
+    "| rule | level | trainings | runs | found | recall | reported | right | precision |\n" + "|---" * 9 + "|"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before, rest = page.split(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
     whole = total(readings, alarming())
-    harmed = any(each.training.rule is None and any(f.worst == "error" for f in each.findings) for each in readings)
-    return int(whole.recall < 0.9 or whole.precision < 0.9 or harmed)
+    is_wronged = any(each.is_wronged for each in readings)
+    return int(whole.recall < 0.9 or whole.precision < 0.9 or is_wronged)
 
 
 def is_wanted(name: str, rule: str | None, pattern: str) -> bool:
@@ -73,7 +77,7 @@ def record(names: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
 def read_all(names: Sequence[str], seeds: Sequence[int], folder: Path) -> list[Reading]:
     """Record and check all trainings, as many at a time as there are cores."""
     jobs = [(name, seed) for seed in seeds for name in names]
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # torch has threads: no fork
         return list(pool.map(partial(read, folder=folder), *zip(*jobs, strict=True), chunksize=4))
 
 
@@ -89,16 +93,17 @@ def draw_table(readings: Sequence[Reading]) -> str:
     seeds = ", ".join(map(str, sorted({each.seed for each in readings})))
     rows = [draw_row(each, RULES[each.name].level) for each in scores]
     rows.append(draw_row(total(readings, alarming()), ""))
-    errors = sum(f.worst == "error" for each in readings if each.training.rule is None for f in each.findings)
-    return "\n".join(
-        [HEAD, *rows, "", f"Seeds {seeds}; {len(healthy)} healthy trainings, with {errors} errors reported."]
-    )
+    wronged = sum(each.is_wronged for each in readings)
+    note = f"Seeds {seeds}; {len(healthy)} healthy trainings, an error reported in {wronged} of their runs."
+    return "\n".join([HEAD, *rows, "", note])
 
 
 def draw_row(score: Score, level: str) -> str:
     """Return the row of a score; a share of nothing is a dash."""
-    recall, precision = (f"{x:.2f}" if x == x else "-" for x in (score.recall, score.precision))
-    cells = (score.name, level, score.trainings, score.runs, score.found, recall)
+    recall, precision = ("-" if math.isnan(x) else f"{x:.2f}" for x in (score.recall, score.precision))
+    precision = "-" if level == "advice" else precision  # it is no claim that something is wrong
+    name = f"`{score.name}`" if score.name in RULES else score.name
+    cells = (name, level, score.trainings, score.runs, score.found, recall)
     return "| " + " | ".join(map(str, (*cells, score.reported, score.right, precision))) + " |"
 
 

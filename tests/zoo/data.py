@@ -77,6 +77,4 @@ def split(pair: Pair, *sizes: int) -> Parts:
     """Deal samples at random to train, valid and test."""
     x, y = pair
     parts = torch.randperm(len(x))[: sum(sizes)].split(list(sizes))
-    return {
-        name: (x[part], y[part]) for name, part in zip(("train", "valid", "test"), parts, strict=False)
-    }
+    return {name: (x[part], y[part]) for name, part in zip(("train", "valid", "test"), parts, strict=False)}

@@ -68,7 +68,9 @@ class Fit:
         with actlab.Recorder(model, path, overwrite=True, fsync=False, **options) as recorder:
             for epoch in range(-1, self.epochs):
                 for x, y in batches(parts["train"], self.size, shuffle=True) if epoch >= 0 else ():
-                    self.step(model, optimizer, recorder, epoch, self.alter(step, x, y) if self.alter else (x, y))
+                    self.step(
+                        model, optimizer, recorder, epoch, self.alter(step, x, y) if self.alter else (x, y)
+                    )
                     if schedule is not None:
                         schedule.step()
                     if self.after is not None:
@@ -82,7 +84,12 @@ class Fit:
         return Outcome(before[0], after[1][0], after[0][0], (after[0][1], after[1][1]))
 
     def step(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, recorder: actlab.Recorder, epoch: int, pair: Pair
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        recorder: actlab.Recorder,
+        epoch: int,
+        pair: Pair,
     ) -> None:
         """Learn from one batch."""
         x, y = pair
@@ -97,7 +104,9 @@ class Fit:
         optimizer.step()
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, recorder: actlab.Recorder, split: str, epoch: int, pair: Pair) -> None:
+    def evaluate(
+        self, model: nn.Module, recorder: actlab.Recorder, split: str, epoch: int, pair: Pair
+    ) -> None:
         """Record one pass over a split, without learning from it."""
         model.eval()
         for x, y in batches(pair, self.size, shuffle=False):

@@ -97,11 +97,18 @@ def lenet_with_tanh(path: Path) -> Outcome:
     """LeNet: tanh, average pooling, He-free default weights, momentum."""
     model = nn.Sequential(
         OrderedDict(
-            c1=nn.Conv2d(1, 6, 5, padding=2), t1=nn.Tanh(), s2=nn.AvgPool2d(2),
-            c3=nn.Conv2d(6, 16, 3), t3=nn.Tanh(), s4=nn.AvgPool2d(2), flat=nn.Flatten(),
-            f5=nn.Linear(64, 48), t5=nn.Tanh(), f6=nn.Linear(48, 10),
+            c1=nn.Conv2d(1, 6, 5, padding=2),
+            t1=nn.Tanh(),
+            s2=nn.AvgPool2d(2),
+            c3=nn.Conv2d(6, 16, 3),
+            t3=nn.Tanh(),
+            s4=nn.AvgPool2d(2),
+            flat=nn.Flatten(),
+            f5=nn.Linear(64, 48),
+            t5=nn.Tanh(),
+            f6=nn.Linear(48, 10),
         )
-    )  # fmt: skip
+    )
     return Fit(optimizer=sgd, epochs=5)(path, model, data.split(scaled_mnist(), 1600, 400))
 
 
@@ -109,7 +116,9 @@ def lenet_with_tanh(path: Path) -> Outcome:
 def resnet_with_zero_branches(path: Path) -> Outcome:
     """ResNet whose last BatchNorm of each block begins at 0; one cycle, weight decay."""
     fit = Fit(
-        optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=5e-4), schedule=one_cycle, epochs=5
+        optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=5e-4),
+        schedule=one_cycle,
+        epochs=5,
     )
     return fit(path, resnet(zero=True), data.split(scaled_digits(), 1000, 300))
 
@@ -151,7 +160,9 @@ def several_digits_in_one_picture(path: Path) -> Outcome:
     hot = torch.zeros(2200, 10).scatter_(1, y[mixed], 1.0)
     pictures = torch.cat([x[mixed[:, i]] for i in range(3)], 1)  # side by side, as channels
     model = nn.Sequential(
-        OrderedDict(conv1=nn.Conv2d(3, 32, 3, 2, 1), act1=nn.ReLU(), conv2=nn.Conv2d(32, 48, 3, 2, 1), act2=nn.ReLU())
+        OrderedDict(
+            conv1=nn.Conv2d(3, 32, 3, 2, 1), act1=nn.ReLU(), conv2=nn.Conv2d(32, 48, 3, 2, 1), act2=nn.ReLU()
+        )
     )
     model.add_module("flat", nn.Flatten())
     model.add_module("hidden", nn.Linear(48 * 16, 64))
@@ -211,8 +222,8 @@ def fine_tuning(path: Path) -> Outcome:
     model.fc = nn.Linear(32, 5)
 
     def two_rates(parameters: object) -> torch.optim.Optimizer:
-        body = {"params": model.features.parameters(), "lr": 1e-3}  # type: ignore[union-attr]
-        return torch.optim.Adam([body, {"params": model.fc.parameters()}], lr=1e-2)  # type: ignore[union-attr]
+        body = {"params": model.features.parameters(), "lr": 1e-3}
+        return torch.optim.Adam([body, {"params": model.fc.parameters()}], lr=1e-2)
 
     fit = Fit(optimizer=two_rates, epochs=6)
     return fit(path, model, data.split((x[~low], y[~low] - 5), 1200, 400))
@@ -222,11 +233,9 @@ def fine_tuning(path: Path) -> Outcome:
 def head_that_begins_at_zero(path: Path) -> Outcome:
     """MLP whose head has zero weights at first: all answers are alike until it has learned."""
     model = mlp((64, 64, 64, 10), nn.GELU)
-    nn.init.zeros_(model.head.weight)  # type: ignore[arg-type]
-    nn.init.zeros_(model.head.bias)  # type: ignore[arg-type]
-    return Fit(epochs=6)(
-        path, model, data.split(scaled_digits(), 1200, 300)
-    )
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    return Fit(epochs=6)(path, model, data.split(scaled_digits(), 1200, 300))
 
 
 @healthy(RECENTRES)
@@ -253,10 +262,16 @@ def where_is_the_digit(path: Path) -> Outcome:
         image[:, row : row + 8, column : column + 8] = digit
     model = nn.Sequential(
         OrderedDict(
-            conv1=nn.Conv2d(1, 16, 3, 2, 1), relu1=nn.ReLU(), conv2=nn.Conv2d(16, 32, 3, 2, 1), relu2=nn.ReLU(),
-            flat=nn.Flatten(), hidden=nn.Linear(512, 48), relu3=nn.ReLU(), coordinates=nn.Linear(48, 2),
+            conv1=nn.Conv2d(1, 16, 3, 2, 1),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(16, 32, 3, 2, 1),
+            relu2=nn.ReLU(),
+            flat=nn.Flatten(),
+            hidden=nn.Linear(512, 48),
+            relu3=nn.ReLU(),
+            coordinates=nn.Linear(48, 2),
         )
-    )  # fmt: skip
+    )
     fit = Fit(loss=smooth_l1_loss, epochs=6)
     return fit(path, model, data.split((field, place / 4 - 1), 1200, 300))
 

@@ -51,7 +51,9 @@ def mobile_net_of_groups(path: Path) -> Outcome:
         blocks.append(nn.Conv2d(before, before, 3, 2, 1, groups=before))
         blocks.append(nn.Conv2d(before, after, 1))
         blocks.extend([nn.GroupNorm(4, after), nn.Hardswish()])
-    model = nn.Sequential(OrderedDict(stem=nn.Conv2d(1, 16, 3, padding=1), blocks=blocks, pool=nn.AdaptiveAvgPool2d(1)))
+    model = nn.Sequential(
+        OrderedDict(stem=nn.Conv2d(1, 16, 3, padding=1), blocks=blocks, pool=nn.AdaptiveAvgPool2d(1))
+    )
     model.add_module("flat", nn.Flatten())
     model.add_module("classifier", nn.Linear(32, 10))
     fit = Fit(optimizer=partial(torch.optim.RMSprop, lr=2e-3), epochs=6)
@@ -167,7 +169,9 @@ def same_or_not(path: Path) -> Outcome:
 def residual_mlp_regression(path: Path) -> Outcome:
     """Residual MLP with LayerNorm, regression of a wave's next values, three outputs."""
     x, _ = data.waves(1300, length=27)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(24, 48), *(Skip(48) for _ in range(4)), nn.LayerNorm(48), nn.Linear(48, 3))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(24, 48), *(Skip(48) for _ in range(4)), nn.LayerNorm(48), nn.Linear(48, 3)
+    )
     fit = Fit(loss=mse_loss, optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule=one_cycle, epochs=6)
     return fit(path, model, data.split((x[:, :24], x[:, 24:, 0]), 1000, 250))
 
@@ -177,7 +181,12 @@ class Skip(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm, self.up, self.act, self.down = nn.LayerNorm(width), nn.Linear(width, 96), nn.GELU(), nn.Linear(96, width)
+        self.norm, self.up, self.act, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 96),
+            nn.GELU(),
+            nn.Linear(96, width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x and what the block adds."""
@@ -186,11 +195,16 @@ class Skip(nn.Module):
 
 @healthy()
 def deep_vision_transformer(path: Path) -> Outcome:
-    """Transformer of five layers on MNIST, SiLU, clipped gradients, one cycle, test split, every second batch."""
+    """Transformer of five layers on MNIST, SiLU, clipped gradients, one cycle, test, every 2nd batch."""
     embed = nn.Sequential(nn.Conv2d(1, 32, 7, 7), nn.Flatten(2), Transposed())
     x, y = data.mnist(28)
     fit = Fit(
-        optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule=one_cycle, epochs=5, size=40, clip=1.0, tested=True
+        optimizer=partial(torch.optim.AdamW, lr=1e-3),
+        schedule=one_cycle,
+        epochs=5,
+        size=40,
+        clip=1.0,
+        tested=True,
     )
     model = Transformer(embed, 16, 10, depth=5, act=nn.SiLU)
     return fit(path, model, data.split((data.standard(x), y), 1600, 400, 400), every=2)
@@ -199,7 +213,7 @@ def deep_vision_transformer(path: Path) -> Outcome:
 @healthy()
 def moods_multi_label(path: Path) -> Outcome:
     """GRU on sentences, which of two moods they have: both, one or none."""
-    x, y = data.words(2600)
+    x, _ = data.words(2600)
     hot = torch.stack([(x % 3 == 0).sum(1) > 4, (x % 3 == 1).sum(1) > 4], 1).float()
     model = Recurrent(nn.GRU(16, 24, batch_first=True), 2, nn.Embedding(200, 16))
     fit = Fit(loss=binary_cross_entropy_with_logits, optimizer=partial(adam, lr=5e-3), epochs=3, size=40)

@@ -26,7 +26,9 @@ def scaled(name: str) -> data.Pair:
 @healthy()
 def tumours_with_one_logit(path: Path) -> Outcome:
     """MLP on breast cancer, one logit, weight decay."""
-    fit = Fit(loss=yes_or_no, optimizer=partial(torch.optim.AdamW, lr=2e-3, weight_decay=0.1), epochs=6, size=16)
+    fit = Fit(
+        loss=yes_or_no, optimizer=partial(torch.optim.AdamW, lr=2e-3, weight_decay=0.1), epochs=6, size=16
+    )
     return fit(path, mlp((30, 24, 12, 1)), data.split(scaled("breast_cancer"), 380, 180))
 
 
@@ -108,9 +110,7 @@ def next_letter_causal(path: Path) -> Outcome:
 @healthy()
 def next_letter_post_norm(path: Path) -> Outcome:
     """Causal transformer on letters, LayerNorm after, ReLU."""
-    model = Transformer(
-        nn.Embedding(64, 32), 24, 64, pooled=False, causal=True, before=False, act=nn.ReLU
-    )  # fmt: skip
+    model = Transformer(nn.Embedding(64, 32), 24, 64, pooled=False, causal=True, before=False, act=nn.ReLU)
     fit = Fit(loss=letter_loss, optimizer=partial(adam, lr=2e-3), schedule=warm_up, epochs=5)
     return fit(path, model, data.split(data.letters(), 800, 160))
 
@@ -167,7 +167,9 @@ def moods_bag_of_words(path: Path) -> Outcome:
     model.add_module("hidden", nn.Linear(24, 24))
     model.add_module("relu", nn.ReLU())
     model.add_module("classify", nn.Linear(24, 2))
-    return Fit(optimizer=partial(adam, lr=1e-2), epochs=5)(path, model, data.split(data.words(3000), 2400, 500))
+    return Fit(optimizer=partial(adam, lr=1e-2), epochs=5)(
+        path, model, data.split(data.words(3000), 2400, 500)
+    )
 
 
 @healthy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 Make = Callable[..., nn.Module]
 
 
-def mlp(widths: Sequence[int], act: Make = nn.ReLU, norm: Make | None = None, drop: float = 0.0) -> nn.Sequential:
+def mlp(
+    widths: Sequence[int], act: Make = nn.ReLU, norm: Make | None = None, drop: float = 0.0
+) -> nn.Sequential:
     """Return Flatten and named layers `lin1`, `norm1`, `act1`, `drop1`, ..., with a linear `head`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(flat=nn.Flatten())
-    for i, (before, after) in enumerate(zip(widths[:-2], widths[1:-1], strict=True), start=1):
+    for i, (before, after) in enumerate(pairwise(widths[:-1]), start=1):
         layers[f"lin{i}"] = nn.Linear(before, after)
         if norm is not None:
             layers[f"norm{i}"] = norm(after)
@@ -25,7 +28,9 @@ def mlp(widths: Sequence[int], act: Make = nn.ReLU, norm: Make | None = None, dr
     return nn.Sequential(layers)
 
 
-def conv_block(before: int, after: int, act: Make = nn.ReLU, norm: Make | None = None, stride: int = 2) -> nn.Sequential:
+def conv_block(
+    before: int, after: int, act: Make = nn.ReLU, norm: Make | None = None, stride: int = 2
+) -> nn.Sequential:
     """Return convolution, norm if any, and activation."""
     middle = [] if norm is None else [norm(after)]
     return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), *middle, act())
@@ -35,10 +40,15 @@ def cnn(
     widths: Sequence[int] = (1, 16, 32, 32), n_out: int = 10, act: Make = nn.ReLU, norm: Make | None = None
 ) -> nn.Sequential:
     """Return `features.0.0`, ... (conv, norm, act; each halves the side), `pool`, `flat` and `fc`."""
-    pairs = zip(widths[:-1], widths[1:], strict=True)
+    pairs = pairwise(widths)
     features = nn.Sequential(*(conv_block(*pair, act, norm) for pair in pairs))
     return nn.Sequential(
-        OrderedDict(features=features, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(widths[-1], n_out))
+        OrderedDict(
+            features=features,
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            fc=nn.Linear(widths[-1], n_out),
+        )
     )
 
 
@@ -65,7 +75,9 @@ class Residual(nn.Module):
         return self.out(branch + self.down(x))
 
 
-def resnet(widths: Sequence[int] = (8, 8, 16, 16, 32, 32), n_out: int = 10, *, zero: bool = False) -> nn.Sequential:
+def resnet(
+    widths: Sequence[int] = (8, 8, 16, 16, 32, 32), n_out: int = 10, *, zero: bool = False
+) -> nn.Sequential:
     """Return a small ResNet: `conv1`, `bn1`, `relu`, `layer1`, ..., `avgpool`, `flat`, `fc`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(1, widths[0], 3, padding=1, bias=False), bn1=nn.BatchNorm2d(widths[0]), relu=nn.ReLU()
@@ -81,7 +93,9 @@ def resnet(widths: Sequence[int] = (8, 8, 16, 16, 32, 32), n_out: int = 10, *, z
 class Attention(nn.Module):
     """Self-attention with its softmax as a module; `scale` None is 1 / sqrt(width of a head)."""
 
-    def __init__(self, width: int, heads: int = 2, *, causal: bool = False, scale: float | None = None) -> None:
+    def __init__(
+        self, width: int, heads: int = 2, *, causal: bool = False, scale: float | None = None
+    ) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
         self.scale = (width // heads) ** -0.5 if scale is None else scale
@@ -106,8 +120,10 @@ class Layer(nn.Module):
         super().__init__()
         self.before = before
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = Attention(width, **attention)  # type: ignore[arg-type]
-        self.mlp = nn.Sequential(OrderedDict(up=nn.Linear(width, 2 * width), act=act(), down=nn.Linear(2 * width, width)))
+        self.attn = Attention(width, **attention)
+        self.mlp = nn.Sequential(
+            OrderedDict(up=nn.Linear(width, 2 * width), act=act(), down=nn.Linear(2 * width, width))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [sample, position, width] with attention and MLP added."""
@@ -122,13 +138,20 @@ class Transformer(nn.Module):
     """Tokens or patches in, one answer of each position (`pooled` False) or of the whole out."""
 
     def __init__(
-        self, embed: nn.Module, length: int, n_out: int, *, width: int = 32, depth: int = 2, pooled: bool = True,
+        self,
+        embed: nn.Module,
+        length: int,
+        n_out: int,
+        *,
+        width: int = 32,
+        depth: int = 2,
+        pooled: bool = True,
         **layer: object,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.embed = embed
         self.position = nn.Parameter(0.02 * torch.randn(length, width))
-        self.blocks = nn.ModuleList(Layer(width, **layer) for _ in range(depth))  # type: ignore[arg-type]
+        self.blocks = nn.ModuleList(Layer(width, **layer) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, n_out)
         self.pooled = pooled
@@ -149,7 +172,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self.embed = embed
         self.cell = cell
-        self.head = nn.Linear(cell.hidden_size, n_out)  # type: ignore[arg-type]
+        self.head = nn.Linear(cell.hidden_size, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the answers [sample, n_out]."""
@@ -167,9 +190,9 @@ def reset(model: nn.Module, std: float | None = None, bias: float | None = None)
     """Draw the weights of all linear layers and convolutions anew, and set their biases."""
     for module in of_kind(model, nn.Linear, nn.Conv2d):
         if std is not None:
-            nn.init.normal_(module.weight, 0, std)  # type: ignore[arg-type]
+            nn.init.normal_(module.weight, 0, std)
         if bias is not None:
-            nn.init.constant_(module.bias, bias)  # type: ignore[arg-type]
+            nn.init.constant_(module.bias, bias)
     return model
 
 

@@ -53,7 +53,7 @@ def sick(
 
 
 def healthy(*also: str) -> Callable[[Recording], Recording]:
-    """Enter a training with nothing wrong; `also` may be found all the same, as an advice or a healthy sign."""
+    """Enter a training with nothing wrong; `also` may be found all the same."""
 
     def enter(run: Recording) -> Recording:
         return _enter(run, None, (), also, {})

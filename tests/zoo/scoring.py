@@ -49,6 +49,11 @@ class Reading:
         """What was reported as an error or a warning for nothing."""
         return [each for each in self.findings if each.worst in ALARMS and not self.is_right(each)]
 
+    @property
+    def is_wronged(self) -> bool:
+        """Whether something is called an error though the training is healthy."""
+        return self.training.rule is None and any(each.worst == "error" for each in self.findings)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -95,7 +100,7 @@ def score(rule: str, readings: Sequence[Reading]) -> Score:
 
 
 def total(readings: Iterable[Reading], rules: Iterable[str]) -> Score:
-    """Score all errors and warnings together, over the trainings that are sick in the way of one of `rules`."""
+    """Score all errors and warnings together, over the trainings sick in the way of one of `rules`."""
     readings, rules = list(readings), set(rules)
     sick = [each for each in readings if each.training.rule in rules]
     alarms = [(each, finding) for each in readings for finding in each.findings if finding.worst in ALARMS]

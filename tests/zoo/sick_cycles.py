@@ -18,7 +18,7 @@ from tests.zoo.registry import sick
 
 @sick("rise_and_collapse", "features.*")
 def cnn_swinging(path: Path) -> Outcome:
-    """CNN with GELU, no normalisation: momentum of 0.995 and a decay of 0.1 let its weights swing through 0."""
+    """CNN with GELU, no normalisation: with a momentum of 0.995 and decay its weights swing through 0."""
     fit = Fit(optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.995, weight_decay=0.1), epochs=8)
     return fit(path, cnn((1, 12, 24, 24), act=nn.GELU), data.split(scaled_digits(), 1200, 300))
 
@@ -26,7 +26,9 @@ def cnn_swinging(path: Path) -> Outcome:
 @sick("rise_and_collapse", "features.*")
 def leaky_cnn_swinging(path: Path) -> Outcome:
     """CNN with LeakyReLU on MNIST: momentum of 0.998, nearly without friction, and weight decay."""
-    fit = Fit(optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.998, weight_decay=0.2), epochs=6, size=25)
+    fit = Fit(
+        optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.998, weight_decay=0.2), epochs=6, size=25
+    )
     model = cnn((1, 16, 16, 24), act=partial(nn.LeakyReLU, 0.01))
     return fit(path, model, data.split(scaled_mnist(), 1250, 300))
 
@@ -40,8 +42,8 @@ def shrunk_at_every_epoch(path: Path) -> Outcome:
     def shrink(step: int) -> None:
         if step % 40 == 0:
             for layer in of_kind(model, nn.Linear):
-                layer.weight *= 0.05  # type: ignore[operator,assignment]
-                layer.bias *= 0.05  # type: ignore[operator,assignment]
+                layer.weight *= 0.05
+                layer.bias *= 0.05
 
     fit = Fit(optimizer=partial(adam, lr=5e-3), epochs=6, size=32, after=shrink)
     return fit(path, model, data.split(scaled_mnist(), 1280, 300))
@@ -52,7 +54,9 @@ def autoencoder_swinging(path: Path) -> Outcome:
     """Autoencoder of digits with SiLU: momentum of 0.998 against weight decay."""
     x = scaled_digits()[0].flatten(1)
     fit = Fit(
-        loss=mse_loss, optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.998, weight_decay=0.3), epochs=8,
+        loss=mse_loss,
+        optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.998, weight_decay=0.3),
+        epochs=8,
         labelled=False,
-    )  # fmt: skip
+    )
     return fit(path, mlp((64, 48, 16, 48, 64), nn.SiLU), data.split((x, x), 1200, 300))

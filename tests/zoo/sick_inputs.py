@@ -15,7 +15,7 @@ from actlab.axis import LinearAxis
 from tests.zoo import data
 from tests.zoo.fit import Fit, Outcome, adam, one_cycle, sgd
 from tests.zoo.healthy_images import scaled_digits, scaled_mnist, yes_or_no
-from tests.zoo.models import Recurrent, cnn, mlp, reset, resnet
+from tests.zoo.models import Recurrent, Transformer, Transposed, cnn, mlp, reset, resnet
 from tests.zoo.registry import sick
 
 # Inputs.
@@ -33,14 +33,18 @@ def pixels_up_to_255(path: Path) -> Outcome:
 def divided_by_255_twice(path: Path) -> Outcome:
     """MLP on digits: the loader had scaled to 0..1 already, and 255 is divided by again."""
     x, y = data.digits()
-    return Fit(optimizer=sgd, epochs=5)(path, mlp((64, 64, 32, 10), nn.GELU), data.split((x / 255, y), 1200, 300))
+    return Fit(optimizer=sgd, epochs=5)(
+        path, mlp((64, 64, 32, 10), nn.GELU), data.split((x / 255, y), 1200, 300)
+    )
 
 
 @sick("input_normalisation", "input", also=("no_class_separation",))
 def mean_of_255_on_images_of_1(path: Path) -> Outcome:
     """ResNet: the mean and standard deviation of 0..255 images taken off images in 0..1."""
     x, y = data.digits()
-    return Fit(optimizer=partial(sgd, lr=0.02), epochs=5)(path, resnet((8, 16, 16)), data.split(((x - 123.7) / 58.4, y), 800, 300))
+    return Fit(optimizer=partial(sgd, lr=0.02), epochs=5)(
+        path, resnet((8, 16, 16)), data.split(((x - 123.7) / 58.4, y), 800, 300)
+    )
 
 
 @sick("input_normalisation", "input")
@@ -57,6 +61,23 @@ def valid_normalised_otherwise(path: Path) -> Outcome:
     parts = data.split((x, y), 1200, 300)
     parts["train"] = (data.standard(parts["train"][0]), parts["train"][1])
     return Fit(epochs=5)(path, cnn((1, 16, 32, 32), act=nn.SiLU), parts)
+
+
+@sick("input_normalisation", "input")
+def number_of_the_patient_left_in(path: Path) -> Outcome:
+    """MLP with tanh on diabetes: the running number of the patient, up to 40,000, is one of the features."""
+    x, y = data.table("diabetes")
+    x = torch.cat([data.standard(x), 100 * torch.arange(len(x))[:, None].float()], 1)
+    fit = Fit(loss=mse_loss, optimizer=partial(adam, lr=1e-3), epochs=6, size=16)
+    return fit(path, mlp((11, 24, 1), nn.Tanh), data.split((x, y[:, None]), 300, 140))
+
+
+@sick("input_normalisation", "input", also=("collapsed_representation", "no_class_separation"))
+def waves_far_from_zero(path: Path) -> Outcome:
+    """LSTM on waves with an offset of 30, as the sensor gives them."""
+    x, y = data.waves()
+    model = Recurrent(nn.LSTM(1, 24, batch_first=True), 3)
+    return Fit(optimizer=partial(adam, lr=3e-3), epochs=5)(path, model, data.split((x + 30, y), 640, 200))
 
 
 # Layers that do not learn.
@@ -129,6 +150,28 @@ def lower_half_frozen(path: Path) -> Outcome:
     return Fit(optimizer=groups, epochs=6)(path, model, data.split(scaled_digits(), 1000, 300))
 
 
+@sick("frozen_layer", "conv1")
+def stem_still_frozen(path: Path) -> Outcome:
+    """ResNet on digits: requires_grad of the first convolution was never turned on again."""
+    model = resnet((8, 16, 32))
+    model.conv1.weight.requires_grad_(requires_grad=False)
+    return Fit(epochs=5)(path, model, data.split(scaled_digits(), 800, 300))
+
+
+@sick("frozen_layer", "embed*", "blocks.0*")
+def lower_blocks_frozen(path: Path) -> Outcome:
+    """Transformer on patches of digits: embedding and first block are not given to the optimiser."""
+    embed = nn.Sequential(nn.Conv2d(1, 32, 2, 2), nn.Flatten(2), Transposed())
+    model = Transformer(embed, 16, 10)
+
+    def upper(parameters: object) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            chain(model.blocks[1].parameters(), model.norm.parameters(), model.head.parameters()), lr=3e-3
+        )
+
+    return Fit(optimizer=upper, epochs=5)(path, model, data.split(scaled_digits(), 800, 300))
+
+
 # Outputs that are the same whatever comes in.
 
 
@@ -147,20 +190,27 @@ class Posterior(nn.Module):
         return mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if self.training else mean
 
 
-@sick("collapsed_representation", "decode*", "posterior.*", "pixels")
+@sick("collapsed_representation", "decode*", "posterior.*", "pixels", also=("vanishing",))
 def posterior_collapse(path: Path) -> Outcome:
     """Variational autoencoder of MNIST: the weight of the KL term is so large that the code says nothing."""
     x = data.mnist(14)[0].flatten(1)
     posterior = Posterior(64, 8)
+    nn.init.normal_(posterior.mean.weight, 0, 1e-4)
     model = nn.Sequential(
-        OrderedDict(encode=nn.Linear(196, 64), act1=nn.Tanh(), posterior=posterior, decode=nn.Linear(8, 64), act2=nn.ReLU())
+        OrderedDict(
+            encode=nn.Linear(196, 64),
+            act1=nn.Tanh(),
+            posterior=posterior,
+            decode=nn.Linear(8, 64),
+            act2=nn.SiLU(),
+        )
     )
     model.add_module("pixels", nn.Linear(64, 196))
 
     def loss(out: Tensor, y: Tensor) -> Tensor:
         return mse_loss(out, y) + 20.0 * posterior.penalty
 
-    fit = Fit(loss=loss, schedule=one_cycle, epochs=8, labelled=False)
+    fit = Fit(loss=loss, optimizer=partial(adam, lr=5e-3), schedule=one_cycle, epochs=12, labelled=False)
     return fit(path, model, data.split((x, x), 1200, 300))
 
 
@@ -180,7 +230,9 @@ class Smoothing(nn.Module):
 def over_smoothed_graph(path: Path) -> Outcome:
     """Graph network on breast cancer: eight rounds over dense neighbourhoods make all nodes one."""
     x, y = data.table("breast_cancer")
-    model = nn.Sequential(OrderedDict(embed=nn.Linear(30, 32), rounds=nn.Sequential(*(Smoothing(32) for _ in range(8)))))
+    model = nn.Sequential(
+        OrderedDict(embed=nn.Linear(30, 32), rounds=nn.Sequential(*(Smoothing(32) for _ in range(8))))
+    )
     model.add_module("fc", nn.Linear(32, 2))
     return Fit(epochs=5, size=16)(path, model, data.split((data.standard(x), y), 380, 180))
 
@@ -237,7 +289,9 @@ def norm_in_a_deep_cnn(path: Path) -> Outcome:
     """CNN of four layers with BatchNorm and LeakyReLU, pixels not centred, one cycle."""
     x, y = data.mnist(14)
     model = cnn((1, 12, 16, 24, 24), act=partial(nn.LeakyReLU, 0.1), norm=nn.BatchNorm2d)
-    return Fit(optimizer=sgd, schedule=one_cycle, epochs=5, size=40)(path, model, data.split((x, y), 1600, 400))
+    return Fit(optimizer=sgd, schedule=one_cycle, epochs=5, size=40)(
+        path, model, data.split((x, y), 1600, 400)
+    )
 
 
 @sick("batchnorm_recentres", "*bn*")

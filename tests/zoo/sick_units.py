@@ -55,17 +55,42 @@ def sparse_autoencoder_too_sparse(path: Path) -> Outcome:
 
 @sick("dead_relu", "act*")
 def mlp_with_too_much_momentum(path: Path) -> Outcome:
-    """MLP on MNIST: SGD with momentum 0.9 at the rate of plain SGD pushes nearly all units off, bit by bit."""
+    """MLP on MNIST: SGD with momentum 0.9 at the rate of plain SGD pushes nearly all units off."""
     x, y = data.mnist(14)
     fit = Fit(optimizer=partial(torch.optim.SGD, lr=0.3, momentum=0.9), epochs=8)
     return fit(path, mlp((196, 64, 64, 10)), data.split((data.standard(x), y), 960, 200))
 
 
+@sick("dead_relu", "relu*")
+def weights_below_zero(path: Path) -> Outcome:
+    """CNN on MNIST in 0..1: one layer drawn from -0.2..0, not -0.1..0.1, so nothing gets above 0."""
+    model = nn.Sequential()
+    for i, (before, after) in enumerate(((1, 12), (12, 16), (16, 24)), start=1):
+        model.add_module(f"conv{i}", nn.Conv2d(before, after, 3, 2, 1))
+        model.add_module(f"relu{i}", nn.ReLU())
+    model.add_module("flat", nn.Flatten())
+    model.add_module("fc", nn.Linear(96, 10))
+    nn.init.uniform_(model.conv2.weight, -0.2, 0)
+    return Fit(optimizer=sgd, epochs=4)(path, model, data.split(data.mnist(14), 960, 200))
+
+
+@sick("dying_channels", "act*", also=("spike",))
+def outliers_kill_units(path: Path) -> Outcome:
+    """MLP on breast cancer, no clipping: after two batches of outliers many units are off for good."""
+    x, y = data.table("breast_cancer")
+
+    def spoil(step: int, x: Tensor, y: Tensor) -> data.Pair:
+        return (x * 12, 1 - y) if step in (50, 51) else (x, y)
+
+    fit = Fit(optimizer=partial(sgd, lr=0.03), size=16, epochs=8, alter=spoil)
+    return fit(path, mlp((30, 64, 48, 2)), data.split((data.standard(x), y), 380, 150))
+
+
 @sick("dying_channels", "features.*.1")
 def cnn_losing_channels(path: Path) -> Outcome:
-    """CNN without normalisation on MNIST, Adam at 0.03: it learns, but loses a good part of its channels."""
+    """CNN without normalisation on MNIST, Adam at 0.04: it learns, but loses a good part of its channels."""
     x, y = data.mnist(14)
-    fit = Fit(optimizer=partial(torch.optim.Adam, lr=0.03), epochs=6)
+    fit = Fit(optimizer=partial(torch.optim.Adam, lr=0.04), epochs=6)
     return fit(path, cnn((1, 16, 32, 32)), data.split((data.standard(x), y), 960, 200))
 
 
@@ -89,7 +114,9 @@ def slimming_too_strong(path: Path) -> Outcome:
 def cycle_too_high(path: Path) -> Outcome:
     """MLP on digits: a one-cycle schedule whose peak is too high loses units on the way up."""
     x, y = data.digits()
-    fit = Fit(optimizer=partial(torch.optim.SGD, lr=0.06, momentum=0.9), schedule=one_cycle, epochs=8, tested=True)
+    fit = Fit(
+        optimizer=partial(torch.optim.SGD, lr=0.06, momentum=0.9), schedule=one_cycle, epochs=8, tested=True
+    )
     return fit(path, mlp((64, 80, 80, 10)), data.split((data.standard(x), y), 1000, 300, 300), every=2)
 
 
@@ -99,7 +126,7 @@ def gelu_pushed_down(path: Path) -> Outcome:
     x, y = data.table("wine")
     model = mlp((13, 48, 48, 3), nn.GELU)
     with torch.no_grad():
-        model.lin2.bias[::2] = -5  # type: ignore[union-attr,index]
+        model.lin2.bias[::2] = -5
     fit = Fit(optimizer=partial(torch.optim.Adam, lr=5e-4), size=16, epochs=12)
     return fit(path, model, data.split((data.standard(x), y), 130, 48))
 
@@ -116,9 +143,9 @@ def widened_with_tiny_filters(path: Path) -> Outcome:
     model.add_module("flat", nn.Flatten())
     model.add_module("fc", nn.Linear(512, 10))
     with torch.no_grad():
-        model.conv2.weight[12:] *= 1e-4  # type: ignore[union-attr,index,operator]
-        model.conv2.bias[12:] = 0  # type: ignore[union-attr,index]
-        model.fc.weight[:, 12 * 16 :] = 0  # type: ignore[union-attr,index]
+        model.conv2.weight[12:] *= 1e-4
+        model.conv2.bias[12:] = 0
+        model.fc.weight[:, 12 * 16 :] = 0
     fit = Fit(optimizer=partial(torch.optim.SGD, lr=0.02), epochs=6)
     return fit(path, model, data.split((data.standard(x), y), 960, 300))
 
@@ -135,17 +162,37 @@ def group_penalty_on_units(path: Path) -> Outcome:
     @torch.no_grad()
     def shrink(step: int) -> None:
         for layer in (body[0], body[2]):
-            rows = torch.cat([layer.weight, layer.bias[:, None]], 1).norm(dim=1, keepdim=True)  # type: ignore[list-item,index]
-            keep = (1 - 0.012 / rows).clamp_min(0.01)
-            layer.weight.mul_(keep)  # type: ignore[union-attr,operator]
-            layer.bias.mul_(keep[:, 0])  # type: ignore[union-attr,operator]
+            rows = torch.cat([layer.weight, layer.bias[:, None]], 1).norm(dim=1, keepdim=True)
+            keep = (1 - (0.014 if step < 70 else 0.011) / rows).clamp_min(0.01)
+            layer.weight.mul_(keep)
+            layer.bias.mul_(keep[:, 0])
 
     return Fit(epochs=8, size=16, after=shrink)(path, model, data.split((data.standard(x), y), 380, 150))
 
 
+@sick("dormant_channels", "blocks.*")
+def scales_left_at_nothing(path: Path) -> Outcome:
+    """CNN with GroupNorm and SiLU on digits: most channels have a scale of 1e-3, which is not trained."""
+    x, y = data.digits()
+    model = nn.Sequential()
+    model.add_module(
+        "blocks",
+        nn.Sequential(
+            *(conv_block(*pair, nn.SiLU, partial(nn.GroupNorm, 4)) for pair in ((1, 16), (16, 32)))
+        ),
+    )
+    model.add_module("flat", nn.Flatten())
+    model.add_module("fc", nn.Linear(128, 10))
+    norm = model.blocks[1][1]
+    with torch.no_grad():
+        norm.weight[10:] = 1e-3
+    norm.requires_grad_(requires_grad=False)
+    return Fit(epochs=5)(path, model, data.split((data.standard(x), y), 1000, 300))
+
+
 @sick("dormant_channels", "enc*", "act*")
 def decay_of_all_but_few(path: Path) -> Outcome:
-    """CNN with LeakyReLU: most filters are cut to a thousandth (a "lottery ticket" gone wrong) and kept there."""
+    """CNN with LeakyReLU: most filters are cut to a thousandth, by a wrong mask, and kept there."""
     x, y = data.mnist(14)
     model = nn.Sequential()
     for i, (before, after) in enumerate(((1, 12), (12, 24)), start=1):
@@ -155,8 +202,8 @@ def decay_of_all_but_few(path: Path) -> Outcome:
     model.add_module("flat", nn.Flatten())
     model.add_module("fc", nn.Linear(24 * 16, 10))
     with torch.no_grad():
-        model.enc2.weight[8:] *= 1e-3  # type: ignore[union-attr,index,operator]
-        model.enc2.bias[8:] *= 1e-3  # type: ignore[union-attr,index,operator]
-    model.enc2.weight.register_hook(lambda grad: grad * (torch.arange(24) < 8)[:, None, None, None])  # type: ignore[union-attr,operator]
-    model.enc2.bias.register_hook(lambda grad: grad * (torch.arange(24) < 8))  # type: ignore[union-attr,operator]
+        model.enc2.weight[8:] *= 1e-3
+        model.enc2.bias[8:] *= 1e-3
+    model.enc2.weight.register_hook(lambda grad: grad * (torch.arange(24) < 8)[:, None, None, None])
+    model.enc2.bias.register_hook(lambda grad: grad * (torch.arange(24) < 8))
     return Fit(optimizer=sgd, epochs=5)(path, model, data.split((data.standard(x), y), 800, 200))

@@ -1,6 +1,12 @@
 """All trainings of the zoo, by name."""
 
-from tests.zoo import healthy_images, healthy_more, healthy_others, sick_answers, sick_cycles, sick_inputs, sick_scale, sick_steps, sick_units  # noqa: F401
+from importlib import import_module
+
 from tests.zoo.registry import TRAININGS
 
 __all__ = ["TRAININGS"]
+
+for _kind in ("healthy_images", "healthy_others", "healthy_more"):
+    import_module(f"tests.zoo.{_kind}")
+for _kind in ("units", "scale", "steps", "cycles", "inputs", "answers"):
+    import_module(f"tests.zoo.sick_{_kind}")

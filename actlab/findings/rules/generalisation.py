@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 import xarray as xr
@@ -17,8 +16,6 @@ from actlab.stats import psi
 from actlab.steps.merging import last_quarter
 
 __all__ = ["distribution_shift", "overfit"]
-
-_LOSS: Final = "log_loss"
 
 
 class OverfitLimits(Limits):
@@ -144,13 +141,12 @@ def _losses(facts: Facts) -> xr.Dataset | None:
 
 def _logged(facts: Facts, split: str) -> xr.Dataset | None:
     """Return the mean loss of each trained epoch, of train in its last quarter, and its steps; or None."""
-    if split not in facts.run.splits:
+    values = facts.loss(split)
+    if values is None:
         return None
     rows, epochs = facts.run[split], [epoch for epoch in facts.run.epochs(split) if epoch >= 0]
-    logged = [str(name) for name in rows if str(name).startswith("log_") and "loss" in str(name)]
-    if not (logged and epochs):
+    if not epochs:
         return None
-    values = rows[_LOSS if _LOSS in logged else min(logged)].values
     chosen = [facts.run.rows(split, epoch) for epoch in epochs]
     means = [float(values[last_quarter(each) if split == "train" else each].mean()) for each in chosen]
     first, last = ([int(rows["step"].values[each[end]]) for each in chosen] for end in (0, -1))
@@ -183,7 +179,9 @@ class DistributionShiftLimits(Limits):
     chance: float = Field(
         27.9, gt=0, description="and as many times 1/n + 1/m of the samples, less for many values each"
     )
-    samples: int = Field(30, ge=1, description="fewest samples of each: with fewer, whole bins are empty by chance")
+    samples: int = Field(
+        30, ge=1, description="fewest samples of each: with fewer, whole bins are empty by chance"
+    )
     labels: float = Field(0.25, gt=0, description="the same index of the labels")
     accuracy: float = Field(
         0.1, gt=0, lt=1, description="by how much fewer answers are right in test, besides twice the error"

@@ -158,7 +158,10 @@ class ClassNeverYesLimits(Limits):
         0.02, ge=0, lt=1, description="share of a class's samples that may get a YES all the same"
     )
     right: float = Field(
-        0.75, gt=0, le=1, description="share of right answers in the other classes, at least: else it still learns"
+        0.75,
+        gt=0,
+        le=1,
+        description="share of right answers in the other classes, at least: else it still learns",
     )
     chance: float = Field(
         0.01,
@@ -178,7 +181,7 @@ class ClassNeverYesLimits(Limits):
     level="warning",
     limits=ClassNeverYesLimits,
     looks_at="of every class the share of its samples to which the head says so, in the last two epochs",
-    needs="labels, raw outputs of the head (or those of each unit counted), 8 samples of a class",
+    needs="labels, outputs of the head kept as they were, 8 samples of a class",
     why="The head never says YES to a class that is there: all its samples are taken for others.",
     remedy="See that the class has samples in train, is not left out of the loss (ignore_index, a weight of "
     "0, a mask) and has a unit of {layer} that learns; if it is rare, sample it more often, or give it more "

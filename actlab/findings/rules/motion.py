@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.ndimage import median_filter
 
+from actlab.findings.answers import trained
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
 from actlab.findings.rules.layers import families, late
@@ -24,7 +25,7 @@ _LEARNS: Final = r"(?:lazy)?(?:linear|bilinear|conv|rnn|lstm|gru|multiheadattent
 _FELT: Final = 2.0  # factor from which on a change of size counts as its beginning
 _LASTING: Final = 5  # rows over which a layer has to stay as large as it got
 _SMALL: Final = 0.05  # sizes below it count as it: what grows out of nothing is no explosion
-_ENOUGH: Final = 30  # rows in which cycles can show
+_ENOUGH: Final = 30  # batches in which cycles can show, or that something is learned
 _LEAST_STD: Final = 1e-6  # standard deviation below which outputs count as constant
 
 
@@ -53,8 +54,8 @@ def _sizes(facts: Facts, layers: list[str]) -> _Sizes:
     """Return the sizes of layers, which are called in the first row, in the training."""
     rows = facts.rows["train"]
     chosen = rows[["mean", "std"]].sel(layer=layers)
-    square = chosen["mean"].values ** 2 + chosen["std"].values ** 2
-    known = pd.DataFrame(np.log(np.maximum(np.sqrt(square), _SMALL))).where(np.isfinite(square)).ffill()
+    size = np.hypot(chosen["mean"].values, chosen["std"].values)
+    known = pd.DataFrame(np.log(np.maximum(size, _SMALL))).where(np.isfinite(size)).ffill()
     return _Sizes(layers, rows["step"].values, rows["train_step"].values, known.bfill().to_numpy())
 
 
@@ -118,7 +119,7 @@ def lr_too_high(facts: Facts, limits: LrTooHighLimits) -> list[Sign] | Lacking:
     if not sizes.layers:
         return Lacking("layers with weights (linear, convolution, recurrent)")
     is_sparse = np.diff(sizes.done).min() > limits.batches
-    if is_sparse and _loss(facts) is None and facts.targets != "classes":
+    if is_sparse and facts.loss("train") is None and facts.targets != "classes":
         return Lacking(
             f"training batches recorded every {limits.batches}th at least, or the loss, or classes"
         )
@@ -128,7 +129,8 @@ def lr_too_high(facts: Facts, limits: LrTooHighLimits) -> list[Sign] | Lacking:
     typical = np.median(rise[:, is_hidden], axis=1)
     if typical.max() >= math.log(limits.thrown):
         return _thrown(sizes, rise, typical, limits, limits.thrown)
-    return _unlearned(facts, sizes, rise, is_hidden, limits) if rows.sizes["step"] >= _ENOUGH else []
+    is_long = sizes.done[-1] - sizes.done[0] >= _ENOUGH - 1
+    return _unlearned(facts, sizes, rise, is_hidden, limits) if is_long else []
 
 
 def _unlearned(
@@ -198,25 +200,18 @@ def _sign(sizes: _Sizes, place: int, start: int, base: float, value: tuple[float
 
 def _not_learning(facts: Facts, limits: LrTooHighLimits) -> _Learning | None:
     """Tell by the loss or the answers that nothing is learned; None if something is, or unknown."""
-    loss = _loss(facts)
+    loss = facts.loss("train")
     if loss is not None:
         now = float(np.median(np.where(np.isfinite(late(loss)), late(loss), np.inf)))
         if loss[0] > 0 and now >= limits.loss * loss[0]:
             words = f", and the loss went from {loss[0]:.3g} to {now:.3g}"
             return _Learning(words, now >= limits.diverged * loss[0])
-    if facts.trend is not None and "train" in facts.trend["split"].values:
-        auc = facts.trend["auc"].sel(split="train").dropna("epoch").values
+    if not isinstance(facts.answers, Lacking):
+        auc = trained(facts.answers, "train")["mean_auc"].dropna("epoch").values
         if auc.size and auc[-1] < limits.auc:
             words = f", and the answers hardly tell the classes apart (area under the curve {auc[-1]:.2f})"
             return _Learning(words, diverges=False)
     return None
-
-
-def _loss(facts: Facts) -> NDArray[np.float64] | None:
-    """Return the loss that was logged [row], None where there is none, or more than one."""
-    train = facts.run["train"]
-    names = [name for name in train if str(name).startswith("log_") and "loss" in str(name)]
-    return train[names[0]].values if len(names) == 1 else None
 
 
 class RiseAndCollapseLimits(Limits):

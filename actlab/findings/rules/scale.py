@@ -92,10 +92,9 @@ def _growth_limits(facts: Facts, limits: ExplodingLimits) -> tuple[float, float]
     """Return the limits of growth, and of growth that goes on: a regression grows to its targets' scale."""
     if not is_regression(facts):
         return limits.times, limits.going_on
-    names = [name for name in map(str, facts.run["train"]) if name.startswith("log_") and "loss" in name]
-    if not names:
+    loss = facts.loss("train")
+    if loss is None:
         return limits.unknown, limits.unknown
-    loss = facts.run["train"][names[0]].values.astype(np.float64)
     tail = late(loss)
     fell = bool(np.isfinite(tail).all()) and bool(np.median(tail) < middle(loss[: len(tail)]))
     return (np.inf, np.inf) if fell else (limits.times, limits.going_on)

@@ -19,8 +19,8 @@ __all__ = ["spike"]
 _AFTER: Final = 2  # normal rows there have to be after a spike
 _LONGEST: Final = 3  # rows; what lasts longer is a change, no spike
 _SIGMA: Final = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
-# Least noise of the mean, in standard deviations, and of the logarithm of these, times the root of the samples:
-# half of what it is where all values of a sample are alike. By chance the neighbours may show less.
+# Least noise of the mean, in standard deviations, and of their logarithm, times the root of the samples: half
+# of what it is where the values of a sample are alike. By chance the neighbours may show less.
 _MEAN_NOISE: Final = 0.5
 _SPREAD_NOISE: Final = 0.5 / math.sqrt(2)
 _SAMPLES: Final = 16  # of a batch, where unknown
@@ -90,24 +90,36 @@ def _spikes(split: str, layer: str, rows: xr.Dataset, limits: SpikeLimits) -> li
         return []
     spread = np.log(np.maximum(std, faint))
     typical = median_filter(spread, limits.window, mode="reflect")
-    shift, shift_score = _compare(mean / np.exp(typical), _MEAN_NOISE / root, limits.window)
+    size, limit = mean / np.exp(typical), math.log(limits.factor)
+    shift, shift_score = _compare(size, _MEAN_NOISE / root, limits.window)
     change, change_score = _compare(spread, _SPREAD_NOISE / root, limits.window)
     is_odd = (shift >= limits.mean) & (shift_score >= limits.score)
-    is_odd |= (change >= math.log(limits.factor)) & (change_score >= limits.score)
+    is_odd |= (change >= limit) & (change_score >= limits.score)
     is_odd &= typical > math.log(faint)  # what was silent before and after has no usual batches
     if not is_odd.any() or is_odd.sum() > max(limits.share * is_odd.size, 1):
         return []
     score = np.maximum(shift_score, change_score)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_odd, [False]]).astype(int))).reshape(-1, 2)
     lone = [
-        (start, stop)
+        range(start, stop)
         for start, stop in edges
         if stop - start <= _LONGEST
         and start >= limits.window // 2
         and stop + _AFTER <= is_odd.size
         and is_odd[start - _AFTER : stop + _AFTER].sum() == stop - start
     ]
-    return [_sign(split, layer, rows, range(*edge), score, limits) for edge in lone]
+    return [
+        _sign(split, layer, rows, odd, score, limits)
+        for odd in lone
+        if _is_sudden(size, odd, limits.mean) or _is_sudden(spread, odd, limit)
+    ]
+
+
+def _is_sudden(values: NDArray[np.float64], odd: range, limit: float) -> bool:
+    """Tell whether odd rows differ from the ones next to them; in the trough of a wave they do not."""
+    before = abs(values[odd.start] - values[odd.start - 1])
+    after = abs(values[odd.stop - 1] - values[odd.stop])
+    return bool(before >= limit and after >= limit / 2)
 
 
 def _compare(

@@ -35,6 +35,9 @@ _SMALLER: Final = "Draw smaller weights for what feeds {layer}, such as Xavier's
 _BY_FAN_IN: Final = (
     "Draw the weights of {layer} by fan-in: He for ReLU, Xavier for tanh and sigmoid; biases 0."
 )
+_ALL_OFF: Final = (
+    "Begin with smaller or positive biases in {layer}: they put all of its outputs where the activation is 0."
+)
 
 
 class InitialLimits(Limits):
@@ -119,6 +122,9 @@ def _faded(facts: Facts, first: xr.Dataset, limits: InitialLimits) -> list[Sign]
     if not count or count < least_faded(facts, names, hidden):
         return []
     most = float(np.nanmax(difference[0, :-count]))
+    if silenced := _silenced(facts, first, names[-count - 1], names[-count]):
+        words = f"{silenced} gives 0 for every sample, and what comes behind it is the same for all"
+        return [_sign(first, names[-count - 1], (0.0, limits.share), words, _ALL_OFF)]
     return [
         _sign(
             first,
@@ -128,6 +134,13 @@ def _faded(facts: Facts, first: xr.Dataset, limits: InitialLimits) -> list[Sign]
         )
         for name, held in zip(names[-count:], difference[0, -count:], strict=True)
     ]
+
+
+def _silenced(facts: Facts, first: xr.Dataset, before: str, faded: str) -> str | None:
+    """Return the activation between two layers that is all zeros, if there is one."""
+    between = first.isel(step=0, layer=slice(facts.order(before) + 1, facts.order(faded)))
+    silent = between["layer"].values[(between["n"] > 0) & (between["zeros"] == between["n"])]
+    return str(silent[0]) if silent.size else None
 
 
 def _alike(facts: Facts, first: xr.Dataset, limits: InitialLimits) -> list[Sign]:
@@ -273,9 +286,8 @@ def _otherwise(train: xr.Dataset, other: xr.Dataset, limits: InputLimits) -> _Se
     if not std or not other_std:
         return None
     # What means of so few values differ by chance, from how those of batches do.
-    noise = float(np.nanstd(train["mean"].values)) * np.sqrt(
-        train["n"].values.mean() / other["n"].values.sum()
-    )
+    spread = pd.Series(train["mean"].values).std()
+    noise = float(spread * np.sqrt(train["n"].values.mean() / other["n"].values.sum()))
     words = f"mean {other_mean:.3g} and standard deviation {other_std:.3g}, in train {mean:.3g} and {std:.3g}"
     remedy = "Normalise all splits in the same way, by mean and deviation of the training data."
     shift, scale = abs(other_mean - mean) / std, max(other_std / std, std / other_std)

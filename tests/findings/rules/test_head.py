@@ -80,21 +80,17 @@ def test_what_only_train_tells_apart_is_learned_by_heart(facts_of):
     assert sign.value > 0.5
 
 
-@settings(max_examples=5)
-@given(scale=st.floats(0.3, 30), shift=st.floats(-5, 5))
-def test_the_auc_is_that_of_the_mann_whitney_u_whatever_scale_and_sample_offset(record_run, scale, shift):
+@pytest.mark.parametrize("scale", [0.3, 1, 30])
+def test_the_auc_is_that_of_the_mann_whitney_u_whatever_the_scale(record_run, scale):
     from scipy.stats import mannwhitneyu
 
-    random = np.random.default_rng(3)
-    epoch, layers, label = batch(random, 0, apart=1, size=200, units=1)
-    run = record_run(
-        {"train": [(epoch, {**layers, "fc": layers["fc"] * np.float32(scale) + np.float32(shift)}, label)]},
-        ["input", "fc"],
+    epoch, layers, label = batch(np.random.default_rng(3), 0, apart=1, size=200, units=1)
+    head = layers["fc"] * np.float32(scale)
+    table = trained(
+        answers(record_run({"train": [(epoch, {**layers, "fc": head}, label)]}, ["input", "fc"])), "train"
     )
-    table = trained(answers(run), "train")
-    u = mannwhitneyu(layers["fc"][label == 1, 0], layers["fc"][label == 0, 0]).statistic
-    pairs = float(table.n_yes * table.n_no)
-    assert float(table.auc) == pytest.approx(u / pairs, abs=1e-4)  # rounding to float32 may tie a pair
+    u = mannwhitneyu(head[label == 1, 0], head[label == 0, 0]).statistic
+    assert table.auc.item() == pytest.approx(u / (table.n_yes * table.n_no).item())
 
 
 def test_answers_are_the_largest_unit_and_the_loss_is_that_of_torch(record_run):
@@ -177,9 +173,8 @@ def test_what_moves_in_test_is_a_shift_where_it_comes_in(facts_of):
     (sign,) = find(distribution_shift, facts_of(train=train, valid=valid, test=rows(2, moved=1)[-N_BATCHES:]))
     assert (sign.layer, sign.split, sign.steps) == ("input", "test", (0, N_BATCHES - 1))
     assert sign.value > 0.25
-    (sign,) = find(
-        distribution_shift, facts_of(train=train, valid=valid, test=rows(2, apart=0.5)[-N_BATCHES:])
-    )
+    mixed = [(epoch, layers, np.roll(label, 1)) for epoch, layers, label in rows(2)[-N_BATCHES:]]
+    (sign,) = find(distribution_shift, facts_of(train=train, valid=valid, test=mixed))
     assert (sign.layer, "right" in sign.evidence) == ("fc", True)
     others = rows(2, shares=(0.02, 0.02, 0.48, 0.48))[-N_BATCHES:]
     (sign,) = find(distribution_shift, facts_of(train=train, valid=valid, test=others))

@@ -61,11 +61,11 @@ def test_the_head_tells_of_a_linear_model(tmp_path):
     assert [sign.layer for sign in signs(lr_too_high, facts)] == ["0"]
 
 
-def outputs(record_run, sizes, layer="fc", head="fc"):
+def outputs(record_run, sizes, layer="fc"):
     """Return facts of a run in which a layer's outputs are of these sizes [row]; its loss falls."""
     values = np.random.default_rng(5).normal(0, 1, (24, 10))
     rows = [(0, {layer: (values * size).astype(np.float32)}, None) for size in sizes]
-    return Survey(record_run({"train": rows}, [layer], head=head, raw=False)).read()
+    return Survey(record_run({"train": rows}, sorted({layer, "fc"}), raw=False)).read()
 
 
 ROWS = 40

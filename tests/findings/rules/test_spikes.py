@@ -57,6 +57,7 @@ HEALTHY = {
     "fast growth": {"change": lambda row, x: x * 1.2**row},
     "a start from nothing": {"change": lambda row, x: x * (1e-6 if row == 0 else 1)},
     "odd batches all the time": {"change": lambda row, x: x * (9 if row % 9 == 0 else 1)},
+    "waves with sharp troughs": {"change": lambda row, x: x * (0.02 + abs(np.sin(row / 9)))},
     "constant outputs": {"change": lambda row, x: 0 * x + 7},
     "silence, broken now and then": {"change": lambda row, x: x * (row % 25 == 24)},
 }
