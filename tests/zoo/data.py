@@ -78,3 +78,16 @@ def split(pair: Pair, *sizes: int) -> Parts:
     x, y = pair
     parts = torch.randperm(len(x))[: sum(sizes)].split(list(sizes))
     return {name: (x[part], y[part]) for name, part in zip(("train", "valid", "test"), parts, strict=False)}
+
+
+def blobs(count: int = 1200, classes: int = 5, width: int = 20, spread: float = 1.0) -> Pair:
+    """Return clouds [sample, width] round one centre for each class, standardised, and their classes."""
+    y = torch.randint(0, classes, (count,))
+    return standard(2 * torch.randn(classes, width)[y] + spread * torch.randn(count, width)), y
+
+
+def spirals(count: int = 900) -> Pair:
+    """Return points [sample, 2] on three arms of a spiral, and which arm."""
+    y, radius = torch.randint(0, 3, (count,)), torch.rand(count)
+    angle = 4 * radius + 2.1 * y + 0.15 * torch.randn(count)
+    return 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1), y

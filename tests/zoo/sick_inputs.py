@@ -210,7 +210,8 @@ def posterior_collapse(path: Path) -> Outcome:
     def loss(out: Tensor, y: Tensor) -> Tensor:
         return mse_loss(out, y) + 20.0 * posterior.penalty
 
-    fit = Fit(loss=loss, optimizer=partial(adam, lr=5e-3), schedule=one_cycle, epochs=12, labelled=False)
+    decaying = partial(torch.optim.AdamW, lr=4e-3, weight_decay=0.5)
+    fit = Fit(loss=loss, optimizer=decaying, schedule=one_cycle, epochs=10, labelled=False)
     return fit(path, model, data.split((x, x), 1200, 300))
 
 

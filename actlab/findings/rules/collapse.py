@@ -12,12 +12,14 @@ from pydantic import Field
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
 from actlab.findings.rules.layers import families, late, layer_rows, span
+from actlab.findings.rules.sizes import is_regression
 from actlab.findings.spans import since
 
 __all__ = ["collapsed_representation"]
 
 _LEAST_SAMPLES: Final = 8  # of a batch, below which outputs agree by chance
 _MOST_ROWS: Final = 256  # whose outputs are read
+_MANY: Final = 8  # outputs that hardly share an offset
 _CLOSE: Final = 0.3  # buckets for each sample and unit
 _NOT_MADE: Final = r"input|embedding|.*dropout"  # what they give says nothing of the network
 
@@ -36,6 +38,12 @@ class CollapsedRepresentationLimits(Limits):
         gt=0,
         lt=1,
         description="the same for float targets, which may lie far from 0 and close together",
+    )
+    many: float = Field(
+        0.04,
+        gt=0,
+        lt=1,
+        description="the same for 8 outputs and more that are no classes, such as pictures and embeddings",
     )
     same: float = Field(
         0.9,
@@ -112,6 +120,8 @@ def _answers(
     if np.median(late(rows["occupied"].values / per_sample / samples)) > _CLOSE:
         return None
     limit = limits.regression if facts.targets == "float" else limits.spread
+    if is_regression(facts) and per_sample.max() >= _MANY:
+        limit = limits.many
     kept = _spread(facts, head, split, rows["step"].values)
     if kept is None and per_sample.max() > 1:
         return _same(head, split, rows, limits)

@@ -19,7 +19,8 @@ __all__ = ["fp16_overflow", "fp16_underflow"]
 _LARGEST: Final = float(np.finfo(np.float16).max)
 _SMALLEST_NORMAL: Final = float(np.finfo(np.float16).smallest_normal)
 _WHOLE: Final = 2048  # up to here float16 holds all whole numbers
-_LEAST_ENDS: Final = 4  # extremes of a layer that tell that it is computed in float16
+_SOON: Final = 3  # rows between a value too large and the first that is not finite
+_LEAST_ENDS: Final = 3  # extremes of a layer that tell that it is computed in float16
 # Tiny values are what these are meant to give.
 _TAILS: Final = r"gelu|silu|mish|softplus|elu|selu|celu|\w*sigmoid|\w*softm\w*|rnn\w*|lstm\w*|gru\w*"
 
@@ -63,12 +64,12 @@ def fp16_overflow(facts: Facts, limits: Fp16OverflowLimits) -> list[Sign] | Lack
         largest = np.fmax(np.abs(rows["min"].values), np.abs(rows["max"].values))
         infinite = (rows["pos_inf"] + rows["neg_inf"]).values > 0
         hit = np.flatnonzero(largest >= limits.largest)
-        overflowed = np.flatnonzero(infinite & (largest >= limits.largest)) if layer in half else hit[:0]
-        if hit.size < max(3, limits.share * largest.size) and not overflowed.size:
+        n_finite = int(np.isfinite(largest).sum())
+        if hit.size < max(3, limits.share * n_finite) and not (layer in half and _breaks(rows, hit)):
             continue
         evidence = (
             f"values of up to {np.nanmax(largest):,.5g} in size, and at least {limits.largest:,.5g} in "
-            f"{hit.size:,} of {largest.size:,} batches; float16 ends at {_LARGEST:,.0f}"
+            f"{hit.size:,} of {n_finite:,} batches; float16 ends at {_LARGEST:,.0f}"
         )
         if layer in half:
             evidence += f"; the layer is computed in float16, {infinite.sum():,} batches held infinities"
@@ -77,19 +78,30 @@ def fp16_overflow(facts: Facts, limits: Fp16OverflowLimits) -> list[Sign] | Lack
     return signs
 
 
+def _breaks(rows: xr.Dataset, hit: NDArray[np.int64]) -> bool:
+    """Tell whether values are no longer finite in, or soon after, one of the rows that were hit."""
+    broken = np.flatnonzero((rows["nan"] + rows["pos_inf"] + rows["neg_inf"]).values)
+    return bool(broken.size) and bool(((hit <= broken[0]) & (hit >= broken[0] - _SOON)).any())
+
+
 def _half(facts: Facts) -> set[str]:
-    """Return the layers that are computed in float16: all their extremes are such numbers."""
-    found = set()
+    """Return the layers that are computed in float16: all their extremes are such numbers.
+
+    Few or no extremes of a layer tell nothing, unless those of all layers with weights together do.
+    """
+    telling: dict[str, int] = {}
     for layer in map(str, facts.layers.index):
         tables = [table.sel(layer=layer) for table in facts.rows.values()]
         ends = np.unique(np.concatenate([table[name].values for table in tables for name in ("min", "max")]))
         ends = ends[np.isfinite(ends) & (ends != 0)]
         # Small whole numbers, such as codes, are float16 by chance.
-        telling = ends[(ends != np.round(ends)) | (np.abs(ends) > _WHOLE)]
-        held = telling.clip(-_LARGEST, _LARGEST).astype(np.float16) == telling
-        if held.size >= _LEAST_ENDS and bool(held.all()):
-            found.add(layer)
-    return found
+        ends = ends[(ends != np.round(ends)) | (np.abs(ends) > _WHOLE)]
+        if (ends.clip(-_LARGEST, _LARGEST).astype(np.float16) == ends).all():
+            telling[layer] = ends.size
+    weighted = facts.layers.index[families(facts).str.contains(HAS_WEIGHTS)]
+    is_whole = sum(telling.get(str(layer), -_LEAST_ENDS) for layer in weighted) >= _LEAST_ENDS
+    found = {layer for layer, n in telling.items() if n >= _LEAST_ENDS}
+    return set(telling) if found or is_whole else set()
 
 
 class Fp16UnderflowLimits(Limits):

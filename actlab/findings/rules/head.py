@@ -47,7 +47,7 @@ class NoClassSeparationLimits(Limits):
         description="area under the ROC curve, mean of the units, below which YES and NO are not apart",
     )
     auc_unlearned: float = Field(
-        0.65,
+        0.75,
         gt=0.5,
         lt=1,
         description="the same where the loss is no better than that of guessing by the class sizes",

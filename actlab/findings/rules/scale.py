@@ -242,8 +242,8 @@ class RecentresLimits(Limits):
     """Thresholds of `batchnorm_recentres`."""
 
     centred: float = Field(0.3, gt=0, description="|mean| / std behind the norm, at most")
-    off: float = Field(0.5, gt=0, description="|mean| / std before it, at least; or")
-    scale: float = Field(2, gt=1, description="std before it over std behind it, or the inverse, at least")
+    off: float = Field(0.25, gt=0, description="|mean| / std before it, at least; or")
+    scale: float = Field(1.5, gt=1, description="std before it over std behind it, or the inverse, at least")
 
 
 @rule(
@@ -262,7 +262,7 @@ def batchnorm_recentres(facts: Facts, limits: RecentresLimits) -> list[Sign] | L
     norms = np.flatnonzero(families(facts).str.contains("batchnorm"))
     norms = norms[norms > 0]
     if not norms.size:
-        return Lacking("a BatchNorm")
+        return Lacking("a BatchNorm: the model has none")
     if rows is None or rows.sizes["step"] < _LEAST:
         return _TOO_SHORT
     names = [str(name) for name in facts.layers.index]

@@ -23,6 +23,7 @@ _SIGMA: Final = 1.4826  # standard deviation of a normal distribution over its m
 # of what it is where the values of a sample are alike. By chance the neighbours may show less.
 _MEAN_NOISE: Final = 0.5
 _SPREAD_NOISE: Final = 0.5 / math.sqrt(2)
+_FEW: Final = 8  # values of a sample
 _SAMPLES: Final = 16  # of a batch, where unknown
 _FAINT: Final = 0.05  # share of the largest usual standard deviation up to which a layer says nothing
 
@@ -84,7 +85,10 @@ def _usual_batches(rows: xr.Dataset) -> xr.Dataset:
 def _spikes(split: str, layer: str, rows: xr.Dataset, limits: SpikeLimits) -> list[Sign]:
     """Find the spikes of a layer."""
     mean, std = rows["mean"].values, rows["std"].values
-    root = math.sqrt(float(np.median(rows["samples"].values)) or _SAMPLES)
+    samples = float(np.median(rows["samples"].values)) or _SAMPLES
+    root = math.sqrt(samples)
+    if np.median(rows["n"].values) < _FEW * samples:  # the classes of a batch decide what it answers
+        root /= 2
     faint = _FAINT * float(median_filter(std, limits.window, mode="reflect").max())
     if not faint:
         return []

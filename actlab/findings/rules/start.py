@@ -14,6 +14,7 @@ from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
 from actlab.findings.rules.layers import IS_NORM, families, span
 from actlab.findings.rules.sizes import (
+    IS_RECURRENT,
     IS_WEIGHTED,
     differences,
     faded,
@@ -276,8 +277,12 @@ def _is_normalised_inside(facts: Facts, split: str) -> bool:
         return False
     first = facts.rows[split].isel(step=[0])
     size = sizes(first)[0]
+    kind = kinds[on_the_way[0]]
+    if re.search(IS_NORM, kind):
+        return True
+    # A recurrent layer is never above 1, whatever it is given.
     shrunk = size[facts.order(on_the_way[0])] < 0.02 * size[facts.order("input")]
-    return bool(shrunk) or bool(re.search(IS_NORM, kinds[on_the_way[0]]))
+    return bool(shrunk) and not re.search(IS_RECURRENT, kind)
 
 
 def _otherwise(train: xr.Dataset, other: xr.Dataset, limits: InputLimits) -> _Seen | None:
