@@ -23,6 +23,7 @@ from PIL import Image
 import actlab
 from actlab.findings.catalogue import RULES
 from actlab.findings.rule import Rule
+from actlab.stats import fit_axis
 from tests.zoo.trainings import TRAININGS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -38,7 +39,7 @@ class Pair:
     healthy: tuple[str, str]
     sick: tuple[str, str]
     reading: str
-    h_range: tuple[float, float] | None = None  # None: each on its own
+    h_range: tuple[float, float] | None = None  # None: each layer in its own
     figure: str = "detail"
 
 
@@ -129,14 +130,21 @@ def draw(seed: int = 0) -> None:
 def _pages(rule: Rule, folder: Path, seed: int) -> Iterator[tuple[str, Path]]:
     """Draw the pages of the healthy and the sick layer of a rule."""
     pair = PAIRS[rule.id]
-    low, high = pair.h_range or (None, None)
     for kind, (name, layer) in (("healthy", pair.healthy), ("sick", pair.sick)):
         run = folder / f"{name}.zarr"
         if not run.exists():
             TRAININGS[name].record(run, seed)
-        page = folder / f"{rule.id}_{kind}.html"
-        actlab.report(run, page, layers=[layer], h_min=low, h_max=high)
+        page, opened = folder / f"{rule.id}_{kind}.html", actlab.open_run(run)
+        low, high = pair.h_range or _range(opened, layer)
+        actlab.report(opened, page, layers=[layer], h_min=low, h_max=high)
         yield kind, page
+
+
+def _range(run: actlab.Run, layer: str) -> tuple[float, float]:
+    """Return the range of a layer, with some air."""
+    axis = fit_axis(run.totals("train").sel(layer=layer), range="p0.5")
+    air = (axis.h_max - axis.h_min) / 6
+    return axis.h_min - air, axis.h_max + air
 
 
 def _shot(browser: Any, page: Path, figure: str) -> bytes:

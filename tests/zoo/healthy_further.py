@@ -127,7 +127,7 @@ def resnet_for_long(path: Path) -> Outcome:
 
 @healthy()
 def gpt_with_dropout(path: Path) -> Outcome:
-    """Causal transformer of three layers on letters, dropout on the embedding, small initial weights, decay."""
+    """Causal transformer of three layers on letters: dropout on the embedding, small weights, decay."""
     embed = nn.Sequential(nn.Embedding(64, 48), nn.Dropout(0.1))
     model = Transformer(embed, 24, 64, width=48, depth=3, pooled=False, causal=True)
     for module in model.modules():

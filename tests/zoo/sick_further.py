@@ -86,7 +86,13 @@ def twelve_layers_of_randn(path: Path) -> Outcome:
     return fit(path, model, data.split(data.blobs(), 640, 200))
 
 
-@sick("vanishing", "lin*", "act*", "head", also=("bad_initialisation", "no_class_separation"))
+@sick(
+    "vanishing",
+    "lin*",
+    "act*",
+    "head",
+    also=("bad_initialisation", "no_class_separation", "collapsed_representation"),
+)
 def weights_of_a_hundredth(path: Path) -> Outcome:
     """MLP of eight tanh layers on digits, weights of 0.01 randn: nothing arrives."""
     model = reset(mlp((64, *[64] * 8, 10), nn.Tanh), std=0.01, bias=0.0)
@@ -131,7 +137,7 @@ def batch_of_another_table(path: Path) -> Outcome:
     return fit(path, mlp((20, 64, 64, 5), nn.GELU, nn.LayerNorm), data.split(data.blobs(), 900, 250))
 
 
-@sick("nan_inf", "*")
+@sick("nan_inf", "*", also=("batchnorm_recentres",))
 def infinite_pixel(path: Path) -> Outcome:
     """CNN with BatchNorm on MNIST: one pixel of one image is inf, in the third epoch's data."""
     parts = data.split(scaled_mnist(), 800, 200)
@@ -194,7 +200,7 @@ def one_in_a_hundred(path: Path) -> Outcome:
     )
 
 
-@sick("input_normalisation", "input")
+@sick("input_normalisation", "input", also=("batchnorm_recentres",))
 def coloured_pictures_up_to_255(path: Path) -> Outcome:
     """CNN with BatchNorm, regression of a spot's place in coloured pictures of 0..255."""
     place = torch.randint(2, 14, (1200, 2))

@@ -38,7 +38,7 @@ def divided_by_255_twice(path: Path) -> Outcome:
     )
 
 
-@sick("input_normalisation", "input", also=("no_class_separation",))
+@sick("input_normalisation", "input", also=("no_class_separation", "batchnorm_recentres"))
 def mean_of_255_on_images_of_1(path: Path) -> Outcome:
     """ResNet: the mean and standard deviation of 0..255 images taken off images in 0..1."""
     x, y = data.digits()
@@ -47,7 +47,7 @@ def mean_of_255_on_images_of_1(path: Path) -> Outcome:
     )
 
 
-@sick("input_normalisation", "input")
+@sick("input_normalisation", "input", also=("batchnorm_recentres",))
 def features_as_measured(path: Path) -> Outcome:
     """MLP with BatchNorm in the middle on wine: features from 0.1 to 1,700 side by side."""
     parts = data.split(data.table("wine"), 118, 60)
@@ -150,7 +150,7 @@ def lower_half_frozen(path: Path) -> Outcome:
     return Fit(optimizer=groups, epochs=6)(path, model, data.split(scaled_digits(), 1000, 300))
 
 
-@sick("frozen_layer", "conv1")
+@sick("frozen_layer", "conv1", also=("batchnorm_recentres",))
 def stem_still_frozen(path: Path) -> Outcome:
     """ResNet on digits: requires_grad of the first convolution was never turned on again."""
     model = resnet((8, 16, 32))
@@ -305,7 +305,7 @@ def norm_in_a_resnet(path: Path) -> Outcome:
 # Out of the view of the page.
 
 
-@sick("out_of_view", "fc", "layer*")
+@sick("out_of_view", "fc", "layer*", also=("batchnorm_recentres",))
 def logits_that_outgrow_the_rest(path: Path) -> Outcome:
     """ResNet of 58 layers on digits: the logits of the last epochs are ten times as wide as all the rest."""
     fit = Fit(optimizer=partial(adam, lr=2e-3), epochs=6)

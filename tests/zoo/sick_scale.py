@@ -185,7 +185,7 @@ def average_added_instead_of_blended(path: Path) -> Outcome:
 # Vanishing.
 
 
-@sick("vanishing", "lin*", "act*", "head", also=("no_class_separation",))
+@sick("vanishing", "lin*", "act*", "head", also=("no_class_separation", "collapsed_representation"))
 def norm_removed_biases_too(path: Path) -> Outcome:
     """MLP of ten layers on digits: BatchNorm was taken out, bias=False and torch's own weights stayed."""
     x, y = data.digits()
@@ -196,7 +196,7 @@ def norm_removed_biases_too(path: Path) -> Outcome:
     return fit(path, model, data.split((data.standard(x), y), 800, 300))
 
 
-@sick("vanishing", "features.*", also=("no_class_separation",))
+@sick("vanishing", "features.*", also=("no_class_separation", "collapsed_representation"))
 def deep_cnn_with_tiny_weights(path: Path) -> Outcome:
     """CNN of six layers on MNIST: weights drawn with 0.01 as in shallow nets of old, biases 0."""
     x, y = data.mnist(14)
@@ -205,7 +205,7 @@ def deep_cnn_with_tiny_weights(path: Path) -> Outcome:
     return fit(path, model, data.split((data.standard(x), y), 640, 200))
 
 
-@sick("vanishing", "lin*", "act*", "head")
+@sick("vanishing", "lin*", "act*", "head", also=("collapsed_representation",))
 def deep_tanh_on_tables(path: Path) -> Outcome:
     """MLP of ten tanh layers on breast cancer: weights of 0.05 shrink the signal by three at each of them."""
     x, y = data.table("breast_cancer")
@@ -218,7 +218,7 @@ def deep_tanh_on_tables(path: Path) -> Outcome:
     return fit(path, model, data.split((data.standard(x), y), 380, 150))
 
 
-@sick("vanishing", "blocks.*", "head", also=("no_class_separation",))
+@sick("vanishing", "blocks.*", "head", also=("no_class_separation", "collapsed_representation"))
 def decay_that_eats_the_depth(path: Path) -> Outcome:
     """Eight layers of SiLU with He weights on waves; the decay of 0.8 shrinks weights and signal."""
     model = nn.Sequential()
@@ -232,7 +232,7 @@ def decay_that_eats_the_depth(path: Path) -> Outcome:
     return fit(path, model, data.split(data.waves(), 640, 200))
 
 
-@sick("vanishing", "stack.*", "head", also=("no_class_separation",))
+@sick("vanishing", "stack.*", "head", also=("no_class_separation", "collapsed_representation"))
 def deep_wave_net(path: Path) -> Outcome:
     """Nine one-dimensional convolutions without bias and norm on waves: the signal fades at each."""
     model = nn.Sequential()
@@ -283,7 +283,7 @@ def all_weights_alike(path: Path) -> Outcome:
     return Fit(optimizer=sgd, epochs=4)(path, model, data.split((data.standard(x), y), 800, 300))
 
 
-@sick("bad_initialisation", "fc", "feat*")
+@sick("bad_initialisation", "fc", "feat*", also=("batchnorm_recentres",))
 def head_a_hundred_times_too_large(path: Path) -> Outcome:
     """CNN with BatchNorm on digits: the new head is drawn with N(0, 5); the loss begins at 30."""
     x, y = data.digits()

@@ -89,7 +89,7 @@ def once(step: int, change: partial[Tensor]) -> object:
     return alter
 
 
-@sick("spike", "*")
+@sick("spike", "*", also=("batchnorm_recentres",))
 def batch_not_normalised(path: Path) -> Outcome:
     """CNN with BatchNorm on MNIST: one batch of 150 skipped the normalisation and is in 0..255."""
     x, y = data.mnist(14)
@@ -155,7 +155,7 @@ def logarithm_of_zero(path: Path) -> Outcome:
     return Fit(epochs=6, size=16)(path, mlp((13, 32, 3)), parts)
 
 
-@sick("nan_inf", "*")
+@sick("nan_inf", "*", also=("batchnorm_recentres",))
 def missing_values_left_in(path: Path) -> Outcome:
     """MLP with BatchNorm on breast cancer: a few features are NaN, missing; they spoil all weights."""
     x, y = data.table("breast_cancer")
@@ -263,7 +263,7 @@ def metres_instead_of_micrometres(path: Path) -> Outcome:
     return Fit(half=True, epochs=4)(path, model, data.split((2e-7 * x, y), 640, 200))
 
 
-@sick("fp16_underflow", "*")
+@sick("fp16_underflow", "*", also=("bad_initialisation", "vanishing"))
 def deep_net_fading_in_half(path: Path) -> Outcome:
     """MLP of seven layers in mixed precision: weights of 0.01 without biases fade below 6e-8."""
     x, y = data.mnist(14)

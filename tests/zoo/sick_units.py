@@ -74,7 +74,7 @@ def weights_below_zero(path: Path) -> Outcome:
     return Fit(optimizer=sgd, epochs=4)(path, model, data.split(data.mnist(14), 960, 200))
 
 
-@sick("dying_channels", "act*", also=("spike",))
+@sick("dying_channels", "act*", also=("spike", "exploding"))
 def outliers_kill_units(path: Path) -> Outcome:
     """MLP on breast cancer, no clipping: after two batches of outliers many units are off for good."""
     x, y = data.table("breast_cancer")
@@ -94,7 +94,7 @@ def cnn_losing_channels(path: Path) -> Outcome:
     return fit(path, cnn((1, 16, 32, 32)), data.split((data.standard(x), y), 960, 200))
 
 
-@sick("dying_channels", "features.*.2")
+@sick("dying_channels", "features.*.2", also=("batchnorm_recentres", "dead_relu"))
 def slimming_too_strong(path: Path) -> Outcome:
     """CNN with BatchNorm: the L1 penalty on its scales ("network slimming") switches channels off."""
     x, y = data.digits()

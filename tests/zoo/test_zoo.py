@@ -38,13 +38,13 @@ def test_what_is_sick_is_found(folder, name):
     assert reading.is_found, [str(finding) for finding in reading.findings]
 
 
-@pytest.mark.parametrize("name", HEALTHY[::4])
+@pytest.mark.parametrize("name", HEALTHY[::6])
 def test_what_is_healthy_learns_and_is_left_alone(folder, name):
     path = folder / "seed1" / f"{name}.zarr"
     path.parent.mkdir(exist_ok=True)
     outcome = TRAININGS[name].record(path, 1)
     assert outcome.valid < 0.75 * outcome.before
-    assert outcome.train > 0.25 * outcome.valid  # not by heart
+    assert outcome.valid - outcome.train < 0.25 * outcome.before  # not by heart
     reading = read(name, 1, folder)
     assert not reading.false_alarms, [str(finding) for finding in reading.findings]
 
