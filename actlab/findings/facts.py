@@ -19,7 +19,7 @@ from actlab.stats.ranges import shared_range
 
 __all__ = ["QUANTILES", "Facts"]
 
-QUANTILES: Final = (0.001, 0.01, 0.5, 0.99, 0.999)
+QUANTILES: Final = (0.01, 0.99)
 """Those of the pooled counts of an epoch."""
 
 _BINS: Final = 200
@@ -39,12 +39,12 @@ class Facts:
         - zeros: exactly 0; tiny: not 0, but smaller in size than 2^-24; near_zero: smaller than 1/64, zeros
           included; low, high: at or below -63/64, at or above 63/64;
         - nan, pos_inf, neg_inf;
-        - peak: in the fullest bucket; occupied: the number of buckets that hold any (finite values);
+        - occupied: the number of buckets that hold any finite values (no number of values);
         - same: in buckets whose count is a multiple of the samples of the batch: about all of n where every
           sample gives the same outputs, about n / samples where they have nothing to do with each other;
         - alike: likewise of the units of the layer: about all of n where all units are equal.
 
-        Coordinates step, epoch, batch, train_step [step].
+        Coordinates step, epoch, train_step [step].
     epochs : dict of str to xarray.Dataset
         For each split, by its epochs in order: rows, first_step, last_step [epoch]; moved [epoch, layer]:
         total variation distance (0 to 1) of the pooled counts to those of the epoch before, NaN in the
@@ -87,6 +87,11 @@ class Facts:
             return self._axis
         shown = [self.totals["train"]] if "train" in self.totals else [*self.totals.values()]
         return LinearAxis(*(shared_range(sum(shown[1:], shown[0])) if shown else (-1.0, 1.0)), _BINS)
+
+    @cached_property
+    def families(self) -> pd.Series[str]:
+        """The kinds of all layers in one spelling, "leakyrelu" for `LeakyReLU` as for `leaky_relu`."""
+        return self.layers["kind"].astype(str).str.lower().str.replace("_", "")
 
     @cached_property
     def channels(self) -> dict[str, xr.Dataset]:

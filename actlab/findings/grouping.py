@@ -46,6 +46,9 @@ CAUSES: Final[dict[str, tuple[str, ...]]] = {
 _ANYWHERE: Final = {"lr_too_high", "exploding", "nan_inf", "rise_and_collapse", "spike", "bad_initialisation"}
 """Causes that reach every layer through the gradients; others act on the layers behind them."""
 
+_OUTCOMES: Final = {"overfit", "no_class_separation", "no_yes_ratio", "distribution_shift"}
+"""What a training comes to: judged by its last epochs, whenever it began."""
+
 _SLACK: Final = 10
 """Training steps by which a cause may seem to begin later than what it brings about."""
 
@@ -124,7 +127,8 @@ def _begin(finding: Finding, facts: Facts) -> tuple[int, int]:
 
 def _explains(cause: Finding, effect: Finding, facts: Facts) -> bool:
     """Tell whether a finding can have brought another one about: it was there, and reaches its layers."""
-    if train_step(cause, facts) > train_step(effect, facts) + _SLACK:
+    is_judged_at_the_end = cause.rule in _OUTCOMES
+    if train_step(cause, facts) > train_step(effect, facts) + _SLACK and not is_judged_at_the_end:
         return False
     first = min(map(facts.order, cause.layers))
     return cause.rule in _ANYWHERE or first <= max(map(facts.order, effect.layers))

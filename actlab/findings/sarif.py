@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from actlab import __version__
 from actlab.findings.catalogue import RULES
 from actlab.findings.finding import Finding, Level, Verdict
 from actlab.findings.rule import Rule
+from actlab.store.urls import is_url
 
 __all__ = ["as_sarif"]
 
@@ -91,7 +94,8 @@ def _result(finding: Finding, path: str, places: dict[str, int]) -> dict[str, An
 
 def _location(finding: Finding, path: str) -> dict[str, Any]:
     """Say where: the run, and the layers in it."""
+    uri = path if is_url(path) else quote(Path(path).as_posix())
     return {
-        "physicalLocation": {"artifactLocation": {"uri": path}, "region": {"startLine": 1}},
+        "physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}},
         "logicalLocations": [{"fullyQualifiedName": layer, "kind": "module"} for layer in finding.layers],
     }

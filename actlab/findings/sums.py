@@ -21,12 +21,15 @@ SUMS: Final = (
     "near_zero",
     "low",
     "high",
-    "peak",
     "same",
     "alike",
     "occupied",
 )
 """What is summed of each row and layer, see `Facts`."""
+
+_ZEROS, _TINIES, _NEAR_ZERO, _SAME, _ALIKE, _OCCUPIED = (
+    SUMS.index(name) for name in ("zeros", "tiny", "near_zero", "same", "alike", "occupied")
+)
 
 _TINY: Final = 2.0**-24  # the smallest number of float16: what is less in size becomes 0, or that
 _NEAR, _RAIL = 1 / 64, 63 / 64
@@ -79,7 +82,7 @@ def sum_rows(
         `SUMS` [row, layer, sum].
     """
     n_rows, n_layers, n_buckets = counts.shape
-    found = np.zeros((n_rows, n_layers, 12))
+    found = np.zeros((n_rows, n_layers, len(SUMS)))
     for row in range(n_rows):
         for layer in range(n_layers):
             line, sums, total = counts[row, layer], found[row, layer], pooled[layer]
@@ -92,11 +95,11 @@ def sum_rows(
                 if place[bucket] >= 0:
                     sums[place[bucket]] += count
                 if 0 < bucket < n_buckets - 2:
-                    sums[8] = max(sums[8], count)
-                    sums[9] += count * (count % size == 0)
-                    sums[10] += count * (count % width == 0)
-                    sums[11] += 1
-            sums[5] += sums[0] + sums[4]
-            sums[9] *= samples[row, layer] > 0
-            sums[10] *= units[layer] > 0
+                    sums[_OCCUPIED] += 1
+                if 1 < bucket < n_buckets - 3:  # what lies beyond the axis differs, if in one bucket
+                    sums[_SAME] += count * (count % size == 0)
+                    sums[_ALIKE] += count * (count % width == 0)
+            sums[_NEAR_ZERO] += sums[_ZEROS] + sums[_TINIES]
+            sums[_SAME] *= samples[row, layer] > 0
+            sums[_ALIKE] *= units[layer] > 0
     return found

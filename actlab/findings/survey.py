@@ -135,7 +135,7 @@ class _Table:
         fresh = np.arange(self.n_rows, len(place))
         if not fresh.size:
             return
-        kept = [*_NUMBERS, "epoch", "batch", "train_step"]
+        kept = [*_NUMBERS, "epoch", "train_step"]
         numbers = run[self._split][kept].isel(step=fresh).compute()
         sizes = [_sizes(str(name), layer) for name, layer in run.layers.iterrows()]
         per_sample, units = (np.asarray(each, np.int64) for each in zip(*sizes, strict=True))

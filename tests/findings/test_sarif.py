@@ -28,6 +28,9 @@ def test_results_name_their_rules_places_and_levels(make_finding):
     (location,) = run["results"][0]["locations"]
     assert location["physicalLocation"]["artifactLocation"]["uri"] == "runs/a.zarr"
     assert [each["fullyQualifiedName"] for each in location["logicalLocations"]] == ["conv1", "conv2"]
+    related_to = as_sarif(Verdict(findings, [], [*RULES], "my runs/a 100%.zarr"))["runs"][0]["results"][0]
+    uri = related_to["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert uri == "my%20runs/a%20100%25.zarr"
     (related,) = run["results"][0]["relatedLocations"]
     assert related["message"]["text"].startswith("nan inf in fc, train steps 10 to 20")
     (notification,) = run["invocations"][0]["toolExecutionNotifications"]

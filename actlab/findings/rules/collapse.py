@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -11,8 +12,8 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import families, late, layer_rows, span
-from actlab.findings.rules.sizes import is_regression
+from actlab.findings.rules.layers import late, layer_rows, span
+from actlab.findings.rules.sizes import is_regression, sizes
 from actlab.findings.spans import since
 
 __all__ = ["collapsed_representation"]
@@ -31,7 +32,7 @@ class CollapsedRepresentationLimits(Limits):
         0.01,
         gt=0,
         lt=1,
-        description="spread of the answers over samples by their size, at most (root mean squares)",
+        description="spread of the answers over samples, divided by their size, at most (root mean squares)",
     )
     regression: float = Field(
         0.0005,
@@ -74,19 +75,19 @@ def collapsed_representation(facts: Facts, limits: CollapsedRepresentationLimits
         str(layer): found for layer in facts.layers.index if (found := _rows_of_samples(facts, str(layer)))
     }
     if facts.head not in known:
-        return Lacking("10 batches of at least 8 samples, and the head that was recorded in them")
+        return Lacking("needs 10 batches of at least 8 samples, and the head in them")
     end = _answers(facts, facts.head, *known[facts.head], limits)
     if end is None:
         return []
-    made = ~families(facts).str.match(_NOT_MADE)
+    made = ~facts.families.str.match(_NOT_MADE)
     signs = [
         _same(layer, *found, limits) for layer, found in known.items() if layer != facts.head and made[layer]
     ]
     inputs = [
-        _same(layer, *found, limits) for layer, found in known.items() if families(facts)[layer] == "input"
+        _same(layer, *found, limits) for layer, found in known.items() if facts.families[layer] == "input"
     ]
-    evidence = end.evidence + ("; the inputs themselves are (nearly) the same" if any(inputs) else "")
-    return [*(sign for sign in signs if sign), Sign(**(vars(end) | {"evidence": evidence}))]
+    more = "; the inputs themselves are (nearly) the same" if any(inputs) else ""
+    return [replace(sign, evidence=sign.evidence + more) for sign in (*signs, end) if sign]
 
 
 def _rows_of_samples(facts: Facts, layer: str) -> tuple[str, xr.Dataset] | None:
@@ -126,7 +127,7 @@ def _answers(
     if kept is None and per_sample.max() > 1:
         return _same(head, split, rows, limits)
     if kept is None:  # of a single unit the deviation over its values is that over samples
-        size = np.hypot(rows["mean"].values, rows["std"].values)
+        size = sizes(rows)
         kept = np.arange(size.size), rows["std"].values / np.maximum(size, np.finfo(float).tiny)
     place, spread = kept
     first, value = since(spread <= limit), float(np.median(late(spread)))

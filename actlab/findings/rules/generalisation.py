@@ -46,8 +46,8 @@ class OverfitLimits(Limits):
     why="The network learns the samples of train by heart: what it learns does not hold for others.",
     remedy="Stop at the best epoch, take more or augmented data, a smaller network, dropout or weight decay "
     "before {layer}. First see that valid is normalised as train, and that {layer} gets the same in train "
-    "and evaluation mode: running statistics of BatchNorm that lag behind look alike (record train once in "
-    "evaluation mode).",
+    "and evaluation mode: running statistics of BatchNorm that lag behind give the same picture (to tell, "
+    "record train once in evaluation mode).",
     source="AUTOTRAINER: an accuracy 0.1 lower in valid than in train, 0.07 where train is above 0.9; here "
     "by more than the standard error, in the last two epochs. Amazon SageMaker Debugger, rule Overfit, "
     "looks at a ratio of losses of 0.1, which healthy trainings pass; the limits of loss and AUC are ours.",
@@ -102,7 +102,7 @@ def _right(train: xr.Dataset, valid: xr.Dataset) -> tuple[NDArray[np.float64], N
         return np.stack([each["mean_auc"].values for each in (train, valid)]), error, False
     parts = [two_labels(each) if is_single else each for each in (train, valid)]
     # A class that train hardly has is none that is learned by heart.
-    shares = [each["n_yes"].sum("epoch") / each["n_yes"].sum() for each in parts]
+    shares = [each["n_yes"].sum("epoch") / max(float(each["n_yes"].sum()), 1) for each in parts]
     known = (shares[0] > shares[1] / 3).values
     n, hits = (
         np.stack([each[name].values[:, known].sum(axis=1) for each in parts]) for name in ("n_yes", "hits")
@@ -162,7 +162,7 @@ def _by_loss_alone(facts: Facts, losses: xr.Dataset, limits: OverfitLimits) -> l
         )
     train, valid = losses["train"].values, losses["valid"].values
     if not np.isfinite(valid).all() or facts.head is None:
-        return Lacking("losses of train and valid, and a head")
+        return Lacking("needs losses of train and valid, and a head")
     low = int(valid.argmin())
     if not _risen((train, valid), low, limits.loss_alone)[-2:].all():
         return []
@@ -177,7 +177,10 @@ class DistributionShiftLimits(Limits):
 
     psi: float = Field(0.25, gt=0, description="population stability index of test against valid")
     chance: float = Field(
-        27.9, gt=0, description="and as many times 1/n + 1/m of the samples, less for many values each"
+        27.9,
+        gt=0,
+        description="and at least so many times 1/n + 1/m, of n and m samples; less where a sample has many "
+        "values",
     )
     samples: int = Field(
         30, ge=1, description="fewest samples of each: with fewer, whole bins are empty by chance"
@@ -195,7 +198,7 @@ class DistributionShiftLimits(Limits):
     looks_at="the histograms of every layer in test against those in valid, in the bins that hold a tenth "
     "of valid each",
     needs="valid and test without training between them (else the layer input alone is compared)",
-    why="Test is not like valid: what was chosen on valid need not hold there.",
+    why="Test is not like valid: what was chosen on valid may not hold in test.",
     remedy="Compare how test and valid were made, beginning at {layer}, the first layer that shows it: "
     "normalisation, units, source, preprocessing and classes; if the inputs are alike, see whether another "
     "checkpoint was loaded.",
@@ -206,7 +209,9 @@ class DistributionShiftLimits(Limits):
 def distribution_shift(facts: Facts, limits: DistributionShiftLimits) -> list[Sign] | Lacking:
     """Find layers in which test is not like valid."""
     if not {"valid", "test"} <= facts.rows.keys():
-        return Lacking("a test split to hold against valid" if "valid" in facts.rows else "a valid split")
+        return Lacking(
+            "needs a test split to compare with valid" if "valid" in facts.rows else "needs a valid split"
+        )
     ends = {split: _last_epoch(facts.rows[split]) for split in ("valid", "test")}
     trained_at = np.concatenate([each["train_step"].values for each in ends.values()])
     is_same = bool((trained_at == trained_at[0]).all())
@@ -214,7 +219,7 @@ def distribution_shift(facts: Facts, limits: DistributionShiftLimits) -> list[Si
     known = ((counts[0].sum("bucket") > 0) & (counts[1].sum("bucket") > 0)).values
     layers = [name for name in counts[0]["layer"].values[known].tolist() if is_same or _is_input(name)]
     if not layers:
-        return Lacking("valid and test of the same state of the network")
+        return Lacking("needs valid and test of the same state of the network")
     noise, n, m = _chance(ends["valid"].sel(layer=layers), ends["test"].sel(layer=layers))
     if min(n, m) < limits.samples:
         return Lacking(f"{min(n, m)} samples in valid or test, {limits.samples} are needed")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, families, late, layer_rows, span
+from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, broken, late, layer_rows, span
 from actlab.findings.spans import since
 
 __all__ = ["fp16_overflow", "fp16_underflow"]
@@ -41,7 +41,7 @@ class Fp16OverflowLimits(Limits):
     level="warning",
     limits=Fp16OverflowLimits,
     looks_at="the largest value of every layer in every batch",
-    needs="nothing but moments",
+    needs="a batch",
     why="What is larger than 65,504 is infinite in half precision, and makes the loss NaN a little later.",
     remedy="Compute {layer} in bfloat16 or float32, scale down what enters it, or put a normalisation in "
     "front of it.",
@@ -55,7 +55,7 @@ def fp16_overflow(facts: Facts, limits: Fp16OverflowLimits) -> list[Sign] | Lack
     for layer in map(str, facts.layers.index):
         known = layer_rows(facts, layer, 1)
         # Inputs and the answers of a regression have the scale of the data, whatever the network does.
-        is_data = families(facts)[layer] == "input" or (
+        is_data = facts.families[layer] == "input" or (
             layer == facts.head and facts.targets in ("float", None)
         )
         if known is None or (is_data and layer not in half):
@@ -80,8 +80,8 @@ def fp16_overflow(facts: Facts, limits: Fp16OverflowLimits) -> list[Sign] | Lack
 
 def _breaks(rows: xr.Dataset, hit: NDArray[np.int64]) -> bool:
     """Tell whether values are no longer finite in, or soon after, one of the rows that were hit."""
-    broken = np.flatnonzero((rows["nan"] + rows["pos_inf"] + rows["neg_inf"]).values)
-    return bool(broken.size) and bool(((hit <= broken[0]) & (hit >= broken[0] - _SOON)).any())
+    lost = np.flatnonzero(broken(rows))
+    return bool(lost.size) and bool(((hit <= lost[0]) & (hit >= lost[0] - _SOON)).any())
 
 
 def _half(facts: Facts) -> set[str]:
@@ -90,15 +90,16 @@ def _half(facts: Facts) -> set[str]:
     Few or no extremes of a layer tell nothing, unless those of all layers with weights together do.
     """
     telling: dict[str, int] = {}
+    extremes = [table[name].values for table in facts.rows.values() for name in ("min", "max")]
     for layer in map(str, facts.layers.index):
-        tables = [table.sel(layer=layer) for table in facts.rows.values()]
-        ends = np.unique(np.concatenate([table[name].values for table in tables for name in ("min", "max")]))
+        place = facts.order(layer)
+        ends = np.unique(np.concatenate([values[:, place] for values in extremes]))
         ends = ends[np.isfinite(ends) & (ends != 0)]
         # Small whole numbers, such as codes, are float16 by chance.
         ends = ends[(ends != np.round(ends)) | (np.abs(ends) > _WHOLE)]
         if (ends.clip(-_LARGEST, _LARGEST).astype(np.float16) == ends).all():
             telling[layer] = ends.size
-    weighted = facts.layers.index[families(facts).str.contains(HAS_WEIGHTS)]
+    weighted = facts.layers.index[facts.families.str.contains(HAS_WEIGHTS)]
     is_whole = sum(telling.get(str(layer), -_LEAST_ENDS) for layer in weighted) >= _LEAST_ENDS
     found = {layer for layer, n in telling.items() if n >= _LEAST_ENDS}
     return set(telling) if found or is_whole else set()
@@ -120,14 +121,14 @@ class Fp16UnderflowLimits(Limits):
     needs="10 batches, recorded with buckets down to 2^-24",
     why="In half precision these values are 0: what they carry is lost, forward and backward.",
     remedy="Scale up what enters {layer}, put a normalisation in front of it, or compute it in bfloat16; "
-    "scale the loss.",
+    "scale the loss (`torch.amp.GradScaler`).",
     source="Micikevicius et al., arXiv 1710.03740: values below 2^-24 (5.96e-8) become 0; the share is ours.",
 )
 def fp16_underflow(facts: Facts, limits: Fp16UnderflowLimits) -> list[Sign] | Lacking:
     """Find layers whose values half precision would lose."""
     if facts.run.axis.min_exponent > -24:
-        return Lacking(f"buckets down to 2^-24 (they end at 2^{facts.run.axis.min_exponent})")
-    kind, half = families(facts), _half(facts)
+        return Lacking(f"needs buckets down to 2^-24 (they end at 2^{facts.run.axis.min_exponent})")
+    kind, half = facts.families, _half(facts)
     left_out = kind.str.fullmatch(_TAILS + ("" if half else "|input"))
     known = {str(layer): layer_rows(facts, str(layer)) for layer in kind.index[~left_out]}
     if not any(known.values()):
@@ -151,10 +152,8 @@ def fp16_underflow(facts: Facts, limits: Fp16UnderflowLimits) -> list[Sign] | La
 
 def _lost(rows: xr.Dataset, *, is_half: bool) -> NDArray[np.float64]:
     """Return the share of values [row] that are too small, or were: those are 0 by now."""
-    counts = {
-        name: rows[name].values.astype(float) for name in ("n", "nan", "pos_inf", "neg_inf", "zeros", "tiny")
-    }
-    held = counts["n"] - counts["nan"] - counts["pos_inf"] - counts["neg_inf"]
+    counts = {name: rows[name].values.astype(float) for name in ("n", "zeros", "tiny")}
+    held = counts["n"] - broken(rows)
     if is_half:
         # Where values are about as small nothing else makes zeros.
         lost = counts["tiny"] + np.where(rows["std"].values < _SMALLEST_NORMAL, counts["zeros"], 0)

@@ -36,6 +36,11 @@ _OTHER_SHARES: Final = (
     "classes (pos_weight), another sampler, labels taken for others; or move the threshold of {layer}."
 )
 
+_WRONG_SHARES: Final = (
+    "See what was done to the loss or to the labels of {layer}: weights of classes (pos_weight), labels "
+    "taken for others. If nothing was, train longer: {layer} does not yet know how frequent each class is."
+)
+
 
 class NoClassSeparationLimits(Limits):
     """Thresholds of `no_class_separation`."""
@@ -64,10 +69,10 @@ class NoClassSeparationLimits(Limits):
     "class is higher for a sample of the class than for another one (AUC)",
     needs="labels, outputs of the head, 50 training batches, 50 labelled samples",
     why="The head cannot tell the classes apart: what it says has nothing to do with the labels.",
-    remedy="Make sure that {layer} is held against its own labels: shuffled or shifted by one they look "
-    "like this. If they are right, {layer} gets no signal or does not learn: overfit ten samples, and raise "
-    "the learning rate if even that fails; see that the parameters of {layer} are in the optimiser, and "
-    "that what comes in differs by sample.",
+    remedy="Make sure that the outputs of {layer} are compared with the right labels: shuffled labels, or "
+    "labels shifted by one, look like this. If they are right, {layer} gets no signal or does not learn: "
+    "try to overfit ten samples, and raise the learning rate if even that fails; see that the parameters of "
+    "{layer} are in the optimiser, and that what comes in differs by sample.",
     source="An AUC of 0.5 is chance (Hanley and McNeil, Radiology 143, 1982). 0.6 is ours, of trainings of "
     "our own: those that learned ended above 0.75, those that could not at most at 0.6. Two clean peaks "
     "would be an Ashman D above 2 (Ashman, Bird and Zepf, Astron. J. 108, 1994), too much to ask of a hard "
@@ -86,17 +91,17 @@ def no_class_separation(facts: Facts, limits: NoClassSeparationLimits) -> list[S
     if split is None:
         return Lacking(f"fewer than {limits.samples} labelled samples with finite outputs in the last epoch")
     part = trained(table, split)
-    auc, error = part["mean_auc"].values, _auc_error(part)
-    is_low = auc + error < limits.auc
-    is_low |= (auc + error < limits.auc_unlearned) & (
-        _skill(part) < 0.01
-    )  # what is learned of a loss shows in it
-    start = since(is_low)
+    auc = part["mean_auc"].values
+    # What is learned shows in the loss.
+    guesses = _skill(part) < 0.01
+    limit = np.where(guesses, max(limits.auc, limits.auc_unlearned), limits.auc)
+    start = since(auc + _auc_error(part) < limit)
     if start is None:
         return []
     n = part["samples"].values[-1]
     words = f"AUC {auc[-1]:.2f} in {split}, where 0.5 is chance ({n:,.0f} labelled samples)"
     words += f", {_right(part)}" if np.isfinite(part["accuracy"].values[-1]) else ""
+    words += ", the loss is no better than guessing by the sizes of the classes" if guesses[-1] else ""
     remedy = None
     if (
         split != "train" and train.sizes["epoch"] and train["mean_auc"].values[-1] > 0.75
@@ -104,7 +109,7 @@ def no_class_separation(facts: Facts, limits: NoClassSeparationLimits) -> list[S
         words += f"; in train it is {train['mean_auc'].values[-1]:.2f}, learned by heart"
         remedy = _BY_HEART.replace("{split}", split)
     assert facts.head is not None
-    return [Sign(facts.head, split, span(part, start), float(auc[-1]), limits.auc, words + ".", remedy)]
+    return [Sign(facts.head, split, span(part, start), float(auc[-1]), float(limit[-1]), words + ".", remedy)]
 
 
 def trained_steps(facts: Facts) -> int:
@@ -137,12 +142,13 @@ def _auc_error(part: xr.Dataset) -> NDArray[np.float64]:
 def _skill(part: xr.Dataset) -> NDArray[np.float64]:
     """Return by which share the loss is below that of guessing by the class sizes [epoch], or NaN."""
     yes, no = part["n_yes"].values, part["n_no"].values
-    if part.attrs["one_of"]:
-        guess = entr(yes / yes.sum(axis=1, keepdims=True)).sum(axis=1)
-    else:
-        share = yes / (yes + no)
-        guess = np.nanmean(entr(share) + entr(1 - share), axis=1)
-    skill: NDArray[np.float64] = 1 - part["loss"].values / guess
+    with np.errstate(invalid="ignore", divide="ignore"):  # of a single class nothing is to be guessed
+        if part.attrs["one_of"]:
+            guess = entr(yes / yes.sum(axis=1, keepdims=True)).sum(axis=1)
+        else:
+            share = yes / (yes + no)
+            guess = np.nanmean(entr(share) + entr(1 - share), axis=1)
+        skill: NDArray[np.float64] = 1 - part["loss"].values / guess
     return skill
 
 
@@ -167,10 +173,10 @@ class ClassNeverYesLimits(Limits):
         0.01,
         gt=0,
         lt=1,
-        description="so unlikely is it for a class half as well known as the others to get as few YES",
+        description="probability, at most, that a class half as well known as the others gets so few YES",
     )
     hope: float = Field(
-        5, gt=1, description="or: so many times rarer than the class is what the probabilities say of it"
+        5, gt=1, description="or: how many times more samples a class has than its probabilities add up to"
     )
     samples: int = Field(8, ge=1, description="fewest samples of the class")
     train_steps: int = Field(_FEW_STEPS, ge=1, description="fewest training batches before it is judged")
@@ -180,14 +186,15 @@ class ClassNeverYesLimits(Limits):
     name="Class never answered",
     level="warning",
     limits=ClassNeverYesLimits,
-    looks_at="of every class the share of its samples to which the head says so, in the last two epochs",
+    looks_at="for every class, the share of its samples that get its YES from the head, in the last two "
+    "epochs",
     needs="labels, outputs of the head kept as they were, 8 samples of a class",
     why="The head never says YES to a class that is there: all its samples are taken for others.",
     remedy="See that the class has samples in train, is not left out of the loss (ignore_index, a weight of "
     "0, a mask) and has a unit of {layer} that learns; if it is rare, sample it more often, or give it more "
     "weight in the loss.",
     source="Ours: an exact binomial test against half the median recall of the other classes. Amazon "
-    "SageMaker Debugger, rule ClassImbalance, holds 0.7 of wrong predictions in a class against a training.",
+    "SageMaker Debugger, rule ClassImbalance, fires where 0.7 of the predictions of a class are wrong.",
 )
 def class_never_yes(facts: Facts, limits: ClassNeverYesLimits) -> list[Sign] | Lacking:
     """Find classes that the head never answers with."""
@@ -329,7 +336,7 @@ def _wrong_answers(facts: Facts, table: xr.Dataset, limits: NoYesRatioLimits) ->
         return Lacking("labels")
     part = trained(table, split)
     n, hoped = part["n_yes"].values, part["hoped"].values
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         ratio = np.maximum(hoped / np.maximum(n, 1), np.where(_recall(part) > 0.02, n / hoped, 0))
         is_wrong = (ratio > limits.answers) & (abs(hoped - n) > 4 * np.sqrt(np.maximum(hoped, n)) + 4)
     is_wrong &= part["mean_auc"].values[:, None] >= 0.6  # else nothing is told apart
@@ -341,8 +348,9 @@ def _wrong_answers(facts: Facts, table: xr.Dataset, limits: NoYesRatioLimits) ->
     assert start is not None
     name, samples = (1 if part.sizes["unit"] == 1 else worst), part["samples"].values[-1]
     words = (
-        f"class {name} has {n[-1, worst]:,.0f} of {samples:,.0f} samples in {split}, by its probabilities "
+        f"class {name} has {n[-1, worst]:,.0f} of {samples:,.0f} samples in {split}; the probabilities that "
     )
-    words += f"{facts.head} expects {hoped[-1, worst]:,.0f}."
-    remedy, value = _OTHER_SHARES.replace("{split}", split), float(ratio[-1, worst])
+    words += f"the head gives to it add up to {hoped[-1, worst]:,.0f}."
+    remedy = _OTHER_SHARES.replace("{split}", split) if split != "train" else _WRONG_SHARES
+    value = float(ratio[-1, worst])
     return Sign(facts.head, split, span(part, start), value, limits.answers, words, remedy)

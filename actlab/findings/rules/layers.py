@@ -1,17 +1,16 @@
-"""What rules about single layers share: families of layers, and the rows of a layer that count."""
+"""What rules about single layers share: which families learn, and the rows of a layer that count."""
 
 from __future__ import annotations
 
 from typing import Final
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.findings.facts import Facts
 
-__all__ = ["HAS_WEIGHTS", "IS_NORM", "LEAST_ROWS", "NO_ROWS", "families", "late", "layer_rows", "span"]
+__all__ = ["HAS_WEIGHTS", "IS_NORM", "LEAST_ROWS", "NO_ROWS", "broken", "late", "layer_rows", "span"]
 
 IS_NORM: Final = r"(?:batch|layer|group|instance|rms)norm|localresponsenorm"
 """Matches families that put mean and spread of units right."""
@@ -22,13 +21,8 @@ HAS_WEIGHTS: Final = r"linear|conv|embedding|rnn|lstm|gru|multiheadattention|nor
 LEAST_ROWS: Final = 10
 """Batches below which nothing that has to last is told."""
 
-NO_ROWS: Final = f"{LEAST_ROWS} batches of any layer that it looks at"
+NO_ROWS: Final = f"needs {LEAST_ROWS} batches of a layer that it looks at"
 """What is lacking below that."""
-
-
-def families(facts: Facts) -> pd.Series[str]:
-    """Return the kinds of all layers in one spelling, "leakyrelu" for `LeakyReLU` as for `leaky_relu`."""
-    return facts.layers["kind"].astype(str).str.lower().str.replace("_", "")
 
 
 def layer_rows(facts: Facts, layer: str, least: int = LEAST_ROWS) -> tuple[str, xr.Dataset] | None:
@@ -65,6 +59,13 @@ def layer_rows(facts: Facts, layer: str, least: int = LEAST_ROWS) -> tuple[str, 
 def late(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the last quarter of rows [row, ...], five at least."""
     return values[-max(5, len(values) // 4) :]
+
+
+def broken(rows: xr.Dataset) -> NDArray[np.float64]:
+    """Return how many values are not finite, of rows in their dims."""
+    counts = [rows[name].values for name in ("nan", "pos_inf", "neg_inf")]
+    total: NDArray[np.float64] = np.sum(counts, axis=0, dtype=np.float64)
+    return total
 
 
 def span(rows: xr.Dataset, first: int = 0) -> tuple[int, int]:

@@ -15,7 +15,8 @@ from scipy.ndimage import median_filter
 from actlab.findings.answers import trained
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import families, late
+from actlab.findings.rules.layers import late
+from actlab.findings.rules.sizes import sizes as sizes_of
 
 __all__ = ["lr_too_high", "rise_and_collapse"]
 
@@ -53,8 +54,7 @@ class _Sizes(NamedTuple):
 def _sizes(facts: Facts, layers: list[str]) -> _Sizes:
     """Return the sizes of layers, which are called in the first row, in the training."""
     rows = facts.rows["train"]
-    chosen = rows[["mean", "std"]].sel(layer=layers)
-    size = np.hypot(chosen["mean"].values, chosen["std"].values)
+    size = sizes_of(rows[["mean", "std"]].sel(layer=layers))
     known = pd.DataFrame(np.log(np.maximum(size, _SMALL))).where(np.isfinite(size)).ffill()
     return _Sizes(layers, rows["step"].values, rows["train_step"].values, known.bfill().to_numpy())
 
@@ -97,31 +97,32 @@ class _Learning(NamedTuple):
     level="error",
     limits=LrTooHighLimits,
     looks_at="how fast the outputs of layers with weights grow (root mean square; the median of the layers "
-    "below the head decides), and whether the loss falls or YES and NO part",
-    needs="6 training batches, recorded at least every 10th; for rates that do not throw everything up at "
-    "once 30 of them, and the loss (`recorder.log(loss=...)`) or labels",
+    "below the head decides), and whether the loss falls, or YES and NO answers move apart",
+    needs="6 training batches, recorded at least every 10th; to find rates that are less extreme, 30 of "
+    "them and the loss (`recorder.log(loss=...)`) or labels",
     why="Steps that are too long throw the weights far beyond where the gradient means anything: mean and "
     "standard deviation jump, units die or saturate, and the loss stays where it began or grows.",
     remedy="Divide the learning rate by 10 to 100 (1e-3 is a safe start for Adam, 1e-2 for SGD with "
-    "momentum), and look whether it is what was meant: 1e2 is soon written for 1e-2. Warm it up, clip the "
+    "momentum), and check that it is what you meant: 1e2 is easily written for 1e-2. Warm it up, clip the "
     "gradients, and see whether {layer} still jumps.",
-    source="Mean and standard deviation that jump: the case of 1e2 for 1e-2 on a ResNet-18. Measured for the "
-    "factors: 27 networks at 0.3 to 10,000 times a good rate. What learned at up to 10 times it grew at most "
-    "13-fold within 10 batches; at 100 times they grew 20-fold and more, or 3-fold and did not learn.",
+    source="Mean and standard deviation that jump: the case of 1e2 for 1e-2 on a ResNet-18. Measured for "
+    "the factors: 27 networks at 0.3 to 10,000 times a good rate. Those that learned, at up to 10 times "
+    "that rate, grew at most 13-fold within 10 batches; at 100 times that rate they grew 20-fold and more, "
+    "or 3-fold without learning.",
 )
 def lr_too_high(facts: Facts, limits: LrTooHighLimits) -> list[Sign] | Lacking:
     """Find layers whose outputs are thrown up by single steps, or grow while nothing is learned."""
     rows = facts.rows.get("train")
     if rows is None or rows.sizes["step"] <= _LASTING:
-        return Lacking(f"{_LASTING + 1} training batches")
-    kinds = families(facts)
+        return Lacking(f"needs {_LASTING + 1} training batches")
+    kinds = facts.families
     sizes = _sizes(facts, [*kinds.index[kinds.str.match(_LEARNS)]])
     if not sizes.layers:
-        return Lacking("layers with weights (linear, convolution, recurrent)")
+        return Lacking("needs layers with weights (linear, convolution, recurrent)")
     is_sparse = np.diff(sizes.done).min() > limits.batches
     if is_sparse and facts.loss("train") is None and facts.targets != "classes":
         return Lacking(
-            f"training batches recorded every {limits.batches}th at least, or the loss, or classes"
+            f"needs every {limits.batches}th training batch at least, or the loss, or classes as labels"
         )
     is_hidden = np.array([layer != facts.head for layer in sizes.layers])
     is_hidden |= not is_hidden.any()  # of a linear model the head tells
@@ -241,7 +242,7 @@ def rise_and_collapse(facts: Facts, limits: RiseAndCollapseLimits) -> list[Sign]
     """Find layers whose outputs rise and collapse, again and again."""
     rows = facts.rows.get("train")
     if rows is None or rows.sizes["step"] < _ENOUGH:
-        return Lacking(f"{_ENOUGH} training batches")
+        return Lacking(f"needs {_ENOUGH} training batches")
     signs = []
     for layer in facts.layers.index[facts.layers.index != "input"]:
         std = rows["std"].sel(layer=layer).values

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import families, late, span
+from actlab.findings.rules.layers import broken, late, span
 from actlab.findings.rules.sizes import (
     IS_RECURRENT,
     IS_WEIGHTED,
@@ -35,14 +35,14 @@ _SMALLER_AT_FIRST: Final = (
     "Draw the weights of {layer} and of what feeds it by fan-in (He, Xavier), scale residual branches by "
     "1 / sqrt(depth), or put a normalisation before {layer}."
 )
-_TOO_SHORT: Final = Lacking(f"{_LEAST} batches of training at least")
+_TOO_SHORT: Final = Lacking(f"needs {_LEAST} batches of training")
 
 
 class ExplodingLimits(Limits):
     """Thresholds of `exploding`."""
 
     times: float = Field(
-        50, gt=1, description="size, in units of the input's and of the layer's own at first"
+        50, gt=1, description="size of a layer, as a multiple of the input's size and of its own at first"
     )
     going_on: float = Field(20, gt=1, description="the same, while the last quarter grows by half or more")
     unknown: float = Field(1e6, gt=1, description="the same, in a regression of which no loss is logged")
@@ -53,7 +53,7 @@ class ExplodingLimits(Limits):
     level="error",
     looks_at="the root mean square of each layer, against that of the input and its own at first",
     needs="5 batches of training",
-    why="Values out of all proportion make gradients as large: the training diverges, often into NaN.",
+    why="Values far too large make gradients far too large: the training diverges, and often ends in NaN.",
     remedy="Lower the learning rate or warm it up, clip gradients, and put a normalisation before {layer}.",
     source="Own limits, set on trainings: healthy layers reach 17 times at most. Published: growth > 2 over "
     "5 windows or 1e6 (TheDeepChecker), variance > 10 (SageMaker Debugger), mean >= 10 (AUTOTRAINER).",
@@ -65,7 +65,7 @@ def exploding(facts: Facts, limits: ExplodingLimits) -> list[Sign] | Lacking:
     if rows is None or rows.sizes["step"] < _LEAST or facts.layers.empty:
         return _TOO_SHORT
     size = sizes(rows) / unit_size(facts, rows)[:, None]  # a batch of odd input is no growth
-    kinds = families(facts)
+    kinds = facts.families
     multiplies = kinds.str.contains(IS_WEIGHTED) | kinds.str.contains(IS_RECURRENT)
     most, going_on = _growth_limits(facts, limits)
     signs = []
@@ -109,9 +109,8 @@ def _goes_on(times: NDArray[np.float64]) -> bool:
 
 def _outgrown(times: NDArray[np.float64], rows: xr.Dataset, limit: float) -> int | None:
     """Return the row [step] from which a layer is beyond the limit to the end, or far beyond it in three."""
-    broken = sum(rows[name].values for name in ("nan", "pos_inf", "neg_inf")) > 0
     beyond = times > limit
-    holds = beyond | (broken & np.logical_or.accumulate(beyond))
+    holds = beyond | ((broken(rows) > 0) & np.logical_or.accumulate(beyond))
     far = np.flatnonzero(times > 20 * limit)
     if holds.sum() < 3:
         return None
@@ -121,18 +120,18 @@ def _outgrown(times: NDArray[np.float64], rows: xr.Dataset, limit: float) -> int
 
 def _growth_words(rows: xr.Dataset, times: NDArray[np.float64]) -> str:
     """Say how large a layer was at first, and at worst."""
-    size, step = np.hypot(rows["mean"].values, rows["std"].values), rows["step"].values
-    worst = int(np.nanargmax(times))
-    words = f"root mean square {first_known(size):.3g} at first, {size[worst]:.3g} at step {step[worst]:,}"
-    broken = np.flatnonzero(rows["nan"].values + rows["pos_inf"].values + rows["neg_inf"].values)
-    return words + (f", values not finite from step {step[broken[0]]:,} on" if broken.size else "")
+    size, step = sizes(rows), rows["step"].values
+    worst, lost = int(np.nanargmax(times)), np.flatnonzero(broken(rows))
+    words = f"root mean square {first_known(size):.3g} at first"
+    words += f", {size[worst]:.3g} at step {step[worst]:,}" if worst else ""
+    return words + (f", values not finite from step {step[lost[0]]:,} on" if lost.size else "")
 
 
 class VanishingLimits(Limits):
     """Thresholds of `vanishing`."""
 
     share: float = Field(
-        5e-3, gt=0, lt=1, description="difference between samples, over that in layers before"
+        5e-3, gt=0, lt=1, description="difference between samples, divided by that in the layers before"
     )
 
 
@@ -156,7 +155,7 @@ def vanishing(facts: Facts, limits: VanishingLimits) -> list[Sign] | Lacking:
     if not splits:
         return _TOO_SHORT
     if len(names) < 3:
-        return Lacking("two layers with weights, and what comes before them")
+        return Lacking("needs two layers with weights, and what comes before them")
     for split in splits:
         signs = _vanished(facts, split, names, limits.share)
         if signs:
@@ -214,7 +213,7 @@ class OutOfViewLimits(Limits):
 def out_of_view(facts: Facts, limits: OutOfViewLimits) -> list[Sign] | Lacking:
     """Find layers of which a good part lies beyond the ends of the view."""
     if not facts.latest:
-        return Lacking("an epoch of any split")
+        return Lacking("needs an epoch of any split")
     split = "train" if "train" in facts.latest else next(iter(facts.latest))
     view, epochs = facts.view, facts.epochs[split]
     shares = out_of_range(facts.latest[split], view.h_min, view.h_max)
@@ -252,17 +251,17 @@ class RecentresLimits(Limits):
     looks_at="mean and standard deviation of a BatchNorm's outputs, and of the layer before it",
     needs="5 batches of training, a BatchNorm",
     why="It undoes shifts and scales of what comes before, which allows larger learning rates.",
-    remedy="Nothing is to be done about {layer}.",
+    remedy="Nothing to do: {layer} does its work.",
     source="Bjorck et al., NeurIPS 2018: behind it means stay near 0 and deviations near 1. Own limits.",
     limits=RecentresLimits,
 )
 def batchnorm_recentres(facts: Facts, limits: RecentresLimits) -> list[Sign] | Lacking:
     """Find BatchNorms behind which values are centred while those before are not."""
     rows = facts.rows.get("train")
-    norms = np.flatnonzero(families(facts).str.contains("batchnorm"))
+    norms = np.flatnonzero(facts.families.str.contains("batchnorm"))
     norms = norms[norms > 0]
     if not norms.size:
-        return Lacking("a BatchNorm: the model has none")
+        return Lacking("the model has no BatchNorm")
     if rows is None or rows.sizes["step"] < _LEAST:
         return _TOO_SHORT
     names = [str(name) for name in facts.layers.index]

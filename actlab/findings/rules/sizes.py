@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from actlab.findings.facts import Facts
-from actlab.findings.rules.layers import IS_NORM, families
+from actlab.findings.rules.layers import IS_NORM
 
 __all__ = [
     "IS_RECURRENT",
@@ -39,7 +39,7 @@ _LEAST_SAME: Final = 0.3  # what is less may be chance
 
 
 def sizes(rows: xr.Dataset) -> NDArray[np.float64]:
-    """Return the root mean square [step, layer] of the finite values; NaN where there are none."""
+    """Return the root mean square of the finite values of rows, in their dims; NaN where there are none."""
     squares: NDArray[np.float64] = np.hypot(rows["mean"].values.astype(np.float64), rows["std"].values)
     return squares
 
@@ -82,7 +82,7 @@ def differences(rows: xr.Dataset) -> NDArray[np.float64]:
 
 def passed(facts: Facts) -> list[str]:
     """Return the layers that the signal passes: `input`, those with weights, norms, recurrent outputs."""
-    kinds = families(facts)
+    kinds = facts.families
     names = kinds.index.to_series()
     is_output = kinds.str.contains(IS_RECURRENT) & names.str.endswith(":0")
     is_passed = kinds.str.contains(IS_WEIGHTED) | kinds.str.contains(IS_NORM) | is_output

@@ -63,17 +63,20 @@ def spike(facts: Facts, limits: SpikeLimits) -> list[Sign] | Lacking:
     """Find single batches, or up to three, unlike those before and after."""
     signs: list[Sign] = []
     is_told = False
+    kinds = facts.families
+    # How sharp a softmax is, is no scale: where data or weights are odd, other layers are.
+    layers = kinds.index[~kinds.str.contains("softm")]
     for split, rows in facts.rows.items():
         # Between two evaluations the network is trained: batches of the same one are compared.
         epochs = rows["epoch"].values
         ends = np.flatnonzero(np.diff(epochs)) + 1 if split != "train" else np.array([], int)
         for part in np.split(np.arange(epochs.size), ends):
-            for layer in facts.layers.index if part.size >= limits.window else ():
+            for layer in layers if part.size >= limits.window else ():
                 own = _usual_batches(rows[["n", "mean", "std", "samples"]].isel(step=part).sel(layer=layer))
                 if own.sizes["step"] >= limits.window:
                     is_told = True
                     signs += _spikes(split, layer, own, limits)
-    return signs if is_told else Lacking(f"{limits.window} batches of a split, one after the other")
+    return signs if is_told else Lacking(f"needs {limits.window} batches of a split, one after the other")
 
 
 def _usual_batches(rows: xr.Dataset) -> xr.Dataset:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import IS_NORM, families, span
+from actlab.findings.rules.layers import IS_NORM, span
 from actlab.findings.rules.sizes import (
     IS_RECURRENT,
     IS_WEIGHTED,
@@ -44,9 +44,19 @@ _ALL_OFF: Final = (
 class InitialLimits(Limits):
     """Thresholds of `bad_initialisation`."""
 
-    gain: float = Field(3, gt=1, description="std of a layer's outputs over the largest size before it and 1")
-    depth: float = Field(30, gt=1, description="std of a layer's outputs over the size of the input and 1")
-    share: float = Field(2e-3, gt=0, lt=1, description="difference between samples left, as in vanishing")
+    gain: float = Field(
+        3,
+        gt=1,
+        description="standard deviation of a layer's outputs, divided by the largest size before it (at "
+        "least 1)",
+    )
+    depth: float = Field(30, gt=1, description="the same, divided by the size of the input (at least 1)")
+    share: float = Field(
+        2e-3,
+        gt=0,
+        lt=1,
+        description="share of the difference between samples below which it is lost, as in vanishing",
+    )
     alike: float = Field(
         0.9, gt=0, le=1, description="share of values that all units of a layer have in common"
     )
@@ -69,7 +79,7 @@ def bad_initialisation(facts: Facts, limits: InitialLimits) -> list[Sign] | Lack
     """Find layers whose weights are far too large, too small or alike before they have learned."""
     rows = facts.rows.get("train")
     if rows is None or facts.layers.empty or int(rows["train_step"][0]) > _FIRST_STEPS:
-        return Lacking(f"a batch from the first {_FIRST_STEPS} steps of training")
+        return Lacking(f"needs a batch from the first {_FIRST_STEPS} steps of training")
     first = rows.isel(step=[0])
     found: dict[str, Sign] = {}
     for look in (_too_large, _faded, _alike, _saturated):
@@ -88,7 +98,7 @@ def _sign(
 
 def _too_large(facts: Facts, first: xr.Dataset, limits: InitialLimits) -> list[Sign]:
     """Find layers that multiply what comes in, their norm apart."""
-    kinds = families(facts)
+    kinds = facts.families
     names = list(kinds.index)
     one = first.sel(layer=names)
     size, std = pd.Series(sizes(one)[0], names), one["std"].values[0]
@@ -146,14 +156,17 @@ def _silenced(facts: Facts, first: xr.Dataset, before: str, faded: str) -> str |
 
 def _alike(facts: Facts, first: xr.Dataset, limits: InitialLimits) -> list[Sign]:
     """Find hidden layers all of whose units give the same outputs, but 0."""
-    kinds = families(facts)
+    kinds = facts.families
     signs = []
+    inputs = first.isel(step=0).sel(layer=kinds.index[kinds == "input"])
+    # Of samples that are all the same, counts say nothing of units.
+    is_given = bool(((inputs["samples"] > 1) & (inputs["same"] == inputs["n"])).any())
     for layer in kinds.index[kinds.str.contains(IS_WEIGHTED) & (kinds.index != facts.head)]:
         one, shape = first.sel(layer=layer).isel(step=0), facts.layers["shape"][layer]
         units = shape[1 if kinds[layer].startswith("conv") else -1] if len(shape) > 1 else 0
         n = max(int(one["n"]), 1)
         alike, zeros = float(one["alike"]) / n, float(one["zeros"]) / n
-        if units >= _LEAST_UNITS and alike >= limits.alike and zeros < 0.5:
+        if units >= _LEAST_UNITS and alike >= limits.alike and zeros < 0.5 and not is_given:
             words = f"{alike:.0%} of the values are the same in all {units} units"
             remedy = "Draw the weights of {layer} at random, by fan-in: units that begin alike stay alike."
             signs.append(_sign(first, str(layer), (alike, limits.alike), words, remedy))
@@ -162,7 +175,7 @@ def _alike(facts: Facts, first: xr.Dataset, limits: InitialLimits) -> list[Sign]
 
 def _saturated(facts: Facts, first: xr.Dataset, limits: InitialLimits) -> list[Sign]:
     """Find tanh, sigmoid and recurrent layers before the head that are at their ends, but by large inputs."""
-    kinds = families(facts)
+    kinds = facts.families
     hidden = kinds[: facts.head] if facts.head in kinds.index else kinds
     if unit_size(facts, first)[0] > limits.gain:
         return []
@@ -197,7 +210,8 @@ class InputLimits(Limits):
 @rule(
     name="Inputs not normalised",
     level="warning",
-    looks_at="mean, standard deviation and features of `input`, and these of train against other splits",
+    looks_at="mean, standard deviation and single features of `input`, and how train and other splits "
+    "differ in them",
     needs="the layer `input` (the first floating-point argument of the model)",
     why="First layers are made for inputs around 0 of size 1; others slow or saturate them.",
     remedy="Subtract the mean of the training data and divide by its deviation, once, in every split.",
@@ -208,9 +222,7 @@ class InputLimits(Limits):
 def input_normalisation(facts: Facts, limits: InputLimits) -> list[Sign] | Lacking:
     """Tell whether inputs are of a size that layers are made for, the same in every split."""
     if "input" not in facts.layers.index:
-        return Lacking(
-            "the layer `input`: the model was given no floating-point tensor, or it was not recorded"
-        )
+        return Lacking("the layer `input` was not recorded, or the model was given no floating-point tensor")
     rows = {split: each.sel(layer="input") for split, each in facts.rows.items()}
     split = "train" if "train" in rows else next(iter(rows))
     seen = {split: _off(rows[split], limits) or _uneven(facts, split, limits)}
@@ -237,7 +249,8 @@ def _off(rows: xr.Dataset, limits: InputLimits) -> _Seen | None:
     size = float(np.hypot(mean, std))
     low, high = (float(middle(rows[name].values)) for name in ("min", "max"))
     words = f"values from {low:.3g} to {high:.3g}, mean {mean:.3g}, standard deviation {std:.3g}"
-    remedy = f"Give the model (x - {mean:.3g}) / {std:.3g}, by the training data, in every split."
+    sign = "-" if mean >= 0 else "+"
+    remedy = f"Give the model (x {sign} {abs(mean):.3g}) / {std:.3g}, by the training data, in every split."
     if size > limits.large:
         return size, limits.large, f"{words}: root mean square {size:.3g}", remedy
     if 0 < size < limits.small:
@@ -271,7 +284,7 @@ def _uneven(facts: Facts, split: str, limits: InputLimits) -> _Seen | None:
 
 def _is_normalised_inside(facts: Facts, split: str) -> bool:
     """Tell whether the model itself brings inputs to a scale, by a norm or a factor in its code."""
-    kinds = families(facts)
+    kinds = facts.families
     on_the_way = [name for name in passed(facts) if name != "input"]
     if not on_the_way:
         return False

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import LEAST_ROWS, families
+from actlab.findings.rules.layers import LEAST_ROWS
 
 __all__ = ["frozen_layer"]
 
@@ -52,17 +52,18 @@ class FrozenLayerLimits(Limits):
     remedy="If {layer} is to learn: set `requires_grad` of its parameters, pass them to the optimizer (after "
     "the layer was made), and look for `detach()` or `no_grad()` on the way to the loss. If it is frozen on "
     "purpose, as in fine-tuning, all is well.",
-    source="identical histograms are no matter of a threshold; the 1e-5 leaves room for rounding.",
+    source="Identical histograms need no threshold; 1e-5 leaves room for rounding.",
 )
 def frozen_layer(facts: Facts, limits: FrozenLayerLimits) -> list[Sign] | Lacking:
     """Find layers that no training moves, up to the end."""
-    lacking = Lacking(f"{limits.epochs + 1} evaluations on the same data with training between them")
+    if not facts.families.str.match(_LEARNS).any():
+        return Lacking("needs layers with parameters")
     for split in ("valid", "test"):
         if split in facts.epochs:
             trained = _trained(facts, split)
             if trained.size > limits.epochs:
                 return _frozen(facts, split, trained, limits)
-    return lacking
+    return Lacking(f"needs {limits.epochs + 1} evaluations on the same data with training between them")
 
 
 def _trained(facts: Facts, split: str) -> NDArray[np.int64]:
@@ -75,7 +76,7 @@ def _trained(facts: Facts, split: str) -> NDArray[np.int64]:
 
 def _frozen(facts: Facts, split: str, trained: NDArray[np.int64], limits: FrozenLayerLimits) -> list[Sign]:
     """Find the layers that stay the same in the last trained epochs."""
-    kinds = families(facts)
+    kinds = facts.families
     layers = [*kinds.index[kinds.str.match(_LEARNS)]]
     moved = facts.epochs[split]["moved"].sel(layer=layers).values[trained[1:]]
     still = np.cumprod(moved[::-1] <= limits.moved, axis=0).sum(axis=0)  # epochs in a row, up to the end
@@ -122,7 +123,7 @@ def _frozen(facts: Facts, split: str, trained: NDArray[np.int64], limits: Frozen
 def _last_dead(facts: Facts, split: str) -> int:
     """Return the place in the model of the last layer that lets no gradient pass, -1 without one."""
     rows = facts.rows[split].isel(step=slice(-LEAST_ROWS, None))
-    kinds = families(facts)
+    kinds = facts.families
     layers = [*kinds.index[~kinds.str.match("embedding|input")]]
     chosen = rows[["n", "zeros", "same", "samples"]].sel(layer=layers).sum("step")
     with np.errstate(invalid="ignore", divide="ignore"):

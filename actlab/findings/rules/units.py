@@ -10,7 +10,7 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import HAS_WEIGHTS, IS_NORM, families, late, layer_rows, span
+from actlab.findings.rules.layers import HAS_WEIGHTS, IS_NORM, late, layer_rows, span
 from actlab.findings.spans import since
 
 __all__ = ["dead_relu", "dormant_channels", "dying_channels"]
@@ -30,7 +30,10 @@ _NO_RECTIFIERS: Final = (
 _LEAST_CASES: Final = 32  # values of a unit below which nothing is said of it
 _CHANCE: Final = 0.01  # of a silence that is none
 _LEAST_UNITS: Final = 8  # of a layer below which a share of them says little
-_NO_UNITS: Final = "single units (up to 8,192 a layer, every 32 batches) in the second half of the training"
+_NO_UNITS: Final = (
+    "needs counts of each unit (kept for layers of up to 8,192 units, every 32 batches) from the second half "
+    "of the training"
+)
 
 
 class _Units(NamedTuple):
@@ -86,7 +89,7 @@ def _units(facts: Facts, layer: str) -> _Units | None:
 
 def _rectifiers(facts: Facts) -> list[str]:
     """Return the layers that give 0 for all of one side; a pool tells of a ReLU that is no layer."""
-    kind = families(facts)
+    kind = facts.families
     known = kind.isin(_RECTIFIERS)
     tables = facts.rows.values()
     lowest = np.fmin.reduce([table["min"].min("step").sel(layer=kind.index).values for table in tables])
@@ -109,7 +112,7 @@ class DeadReluLimits(Limits):
     level="error",
     limits=DeadReluLimits,
     looks_at="the share of zeros of every unit of a ReLU, over the second half of the training",
-    needs="units in the second half of the training, or a layer that gives almost nothing but 0",
+    needs="counts of each unit from the second half of the training, or a layer that gives almost only 0",
     why="A unit that gives 0 for every sample gets no gradient: it does not learn again.",
     remedy="Lower the learning rate of what feeds {layer}, or warm it up; begin with He initialisation and "
     "biases of 0; put a normalisation in front of {layer}, or make it a LeakyReLU.",
@@ -208,7 +211,7 @@ class DyingChannelsLimits(Limits):
     limits=DyingChannelsLimits,
     looks_at="units of a ReLU that were active in the first half of the training and give only 0 in its "
     "last third",
-    needs="units in the first half and in the last third of the training",
+    needs="counts of each unit from the first half and from the last third of the training",
     why="Units that die while the network learns are lost for good: it works with fewer than it has.",
     remedy="Lower the learning rate or the momentum of what feeds {layer}, or clip its gradients; make "
     "{layer} a LeakyReLU; weaken penalties on the weights and scales in front of it.",
@@ -221,7 +224,9 @@ def dying_channels(facts: Facts, limits: DyingChannelsLimits) -> list[Sign] | La
     layers = _rectifiers(facts)
     known = {layer: units for layer in layers if (units := _units(facts, layer)) and units.has_both_ends}
     if layers and not known:
-        return Lacking("single units both in the first half and in the last third of the training")
+        return Lacking(
+            "needs counts of each unit from the first half and from the last third of the training"
+        )
     signs = [_died(facts, layer, units, limits) for layer, units in known.items()]
     return [sign for sign in signs if sign]
 
@@ -256,7 +261,7 @@ class DormantChannelsLimits(Limits):
     """Thresholds of `dormant_channels`."""
 
     size: float = Field(
-        0.025, gt=0, lt=1, description="mean |a| of a dormant unit, by that of its layer, at most"
+        0.025, gt=0, lt=1, description="mean |a| of a dormant unit, divided by that of its layer, at most"
     )
     units: float = Field(0.25, gt=0, lt=1, description="share of dormant units from which on it is too many")
 
@@ -267,7 +272,7 @@ class DormantChannelsLimits(Limits):
     limits=DormantChannelsLimits,
     looks_at="the mean size of the values of every unit against that of its layer, in the second half of "
     "the training",
-    needs="units in the second half of the training, of activations or of layers without one",
+    needs="counts of each unit from the second half of the training",
     why="Units that hardly say anything take no part in what the network does: it is smaller than it looks.",
     remedy="Initialise the dormant units of {layer} anew (ReDo), weaken weight decay or penalties on them, "
     "lower the learning rate, or make the layer narrower.",
@@ -290,7 +295,7 @@ def dormant_channels(facts: Facts, limits: DormantChannelsLimits) -> list[Sign] 
 
 def _speaking(facts: Facts) -> list[str]:
     """Return activations, and layers with weights that neither an activation nor a normalisation follows."""
-    kind = families(facts)
+    kind = facts.families
     is_activation = kind.isin(_ACTIVATIONS)
     follows = (is_activation | kind.str.contains(IS_NORM)).shift(-1, fill_value=False)
     weighs = kind.str.match("linear|conv") & ~follows & (kind.index != facts.head)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import xarray as xr
 from pydantic import Field
 
+from actlab.findings.answers import trained
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, families, late, layer_rows, span
+from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, late, layer_rows, span
 from actlab.findings.spans import since
 
 __all__ = ["nan_inf", "saturation"]
@@ -36,7 +38,7 @@ class NanInfLimits(Limits):
     level="error",
     limits=NanInfLimits,
     looks_at="the numbers of NaN, +inf and -inf of every layer in every batch",
-    needs="nothing but counts",
+    needs="a batch",
     why="From there on nothing that the network says or learns means anything.",
     remedy="Look at what {layer} computes there: a division by 0, the logarithm or the root of 0 or less, "
     "an overflow. Lower the learning rate or clip gradients if its values grew before; check its inputs if "
@@ -50,14 +52,14 @@ def nan_inf(facts: Facts, limits: NanInfLimits) -> list[Sign] | Lacking:
     if [sign.layer for _, sign in hit] == ["input"] and len(facts.layers) > 1:
         return []  # values that are missing, and which the network copes with
     return [
-        Sign(**(vars(sign) | {"evidence": f"{sign.evidence}; {_before(facts, sign, place == 0)}"}))
+        replace(sign, evidence=f"{sign.evidence}; {_before(facts, sign, place == 0)}")
         for place, (_, sign) in enumerate(hit)
     ]
 
 
 def _first_bad(facts: Facts, layer: str, limits: NanInfLimits) -> tuple[tuple[int, int, int], Sign] | None:
     """Return the sign of a layer and when it was: batches trained before, splits that learn last, place."""
-    found, has_weights = [], bool(families(facts).str.contains(HAS_WEIGHTS)[layer])
+    found, has_weights = [], bool(facts.families.str.contains(HAS_WEIGHTS)[layer])
     for split, table in facts.rows.items():
         rows = table.sel(layer=layer)
         counts = {word: rows[name].values.astype(float) for name, word in _WORDS.items()}
@@ -106,17 +108,18 @@ class SaturationLimits(Limits):
     """Thresholds of `saturation`."""
 
     share: float = Field(
-        0.5, gt=0, le=1, description="share of saturated values, at least, if it is so early on"
+        0.5,
+        gt=0,
+        le=1,
+        description="share of saturated values from which on it counts, early in the training",
     )
-    late: float = Field(
-        0.85, gt=0, le=1, description="the same if it comes later, as it does a little with learning"
-    )
+    late: float = Field(0.85, gt=0, le=1, description="the same later on: learning saturates layers a little")
     early: float = Field(0.2, gt=0, le=1, description="share of the batches that counts as early")
     output: float = Field(
         0.02,
         gt=0,
         le=1,
-        description="the same for outputs: later on they have but become sure of their answers",
+        description="the same for outputs, and for softmax where something is learned: later they are sure",
     )
 
 
@@ -135,7 +138,7 @@ class SaturationLimits(Limits):
 )
 def saturation(facts: Facts, limits: SaturationLimits) -> list[Sign] | Lacking:
     """Find activations most values of which lie at their ends."""
-    kind = families(facts)
+    kind = facts.families
     layers = [str(layer) for layer in kind.index[kind.isin(_ENDS) | kind.str.contains(_SOFTMAX)]]
     known = {layer: rows for layer in layers if (rows := layer_rows(facts, layer)) is not None}
     if layers and not known:
@@ -150,7 +153,7 @@ def _saturated(
     """Measure a layer."""
     if float(rows["min"].min()) < -1.001 or float(rows["max"].max()) > 1.001:
         return None  # the state of an LSTM, other ends
-    ends = _ENDS.get(families(facts)[layer])
+    ends = _ENDS.get(facts.families[layer])
     if ends is None:
         # The mean of a softmax is one over the number of its members.
         share, what = (
@@ -162,7 +165,8 @@ def _saturated(
     first, value = since(share.values >= limits.share), float(late(share.values).mean())
     if first is None:
         return None
-    is_output = _is_output(facts, layer)
+    # Outputs become sure of their answers, and attention of where to look.
+    is_output = _is_output(facts, layer) or (ends is None and _learns(facts))
     is_early = first <= share.size * (limits.output if is_output else limits.early)
     limit = limits.share if is_early else limits.late
     if value < limit or (is_output and not is_early):
@@ -174,7 +178,18 @@ def _saturated(
     return Sign(layer, split, span(rows, first), value, limit, evidence)
 
 
+def _learns(facts: Facts) -> bool:
+    """Tell whether the loss has fallen by half, or the classes are told apart."""
+    loss = facts.loss("train")
+    if loss is not None:
+        return bool(np.median(late(loss)) < np.median(loss[: late(loss).size]) / 2)
+    if isinstance(facts.answers, Lacking):
+        return False
+    auc = trained(facts.answers, "train")["mean_auc"].values
+    return bool(auc.size) and bool(auc[-1] >= 0.9)
+
+
 def _is_output(facts: Facts, layer: str) -> bool:
     """Tell whether a layer is the head, or no layer with weights comes after it."""
-    after = families(facts).iloc[list(facts.layers.index).index(layer) + 1 :]
+    after = facts.families.iloc[list(facts.layers.index).index(layer) + 1 :]
     return layer == facts.head or not after.str.contains(HAS_WEIGHTS).any()

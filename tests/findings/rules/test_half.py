@@ -114,7 +114,7 @@ def test_tails_are_meant_to_be_tiny(watch):
 
 def test_buckets_that_end_before_cannot_tell(watch):
     facts = watch(net(1e-9), noise, steps=12, axis=actlab.FloatAxis(min_exponent=-16))
-    assert signs(fp16_underflow, facts) == Lacking("buckets down to 2^-24 (they end at 2^-16)")
+    assert signs(fp16_underflow, facts) == Lacking("needs buckets down to 2^-24 (they end at 2^-16)")
     assert isinstance(signs(fp16_underflow, watch(net(1e-9), noise, steps=5)), Lacking)
 
 

@@ -71,6 +71,27 @@ def test_separation_that_is_lost_says_since_when(facts_of):
     assert sign.steps[0] == 2 * N_BATCHES
 
 
+def test_the_limit_of_the_separation_is_the_one_that_was_not_met(facts_of):
+    def read(scale):
+        splits = {name: rows(seed, apart=0.7) for seed, name in enumerate(("train", "valid"))}
+        for _, layers, _ in splits["train"] + splits["valid"]:
+            layers["fc"] = scale * layers["fc"]
+        return facts_of(**splits)
+
+    assert find(no_class_separation, read(1), auc_unlearned=0.8) == []
+    # Outputs far too large cost as much as guessing, however well they are ordered.
+    (sign,) = find(no_class_separation, read(20), auc_unlearned=0.8)
+    assert 0.6 < sign.value < sign.limit == 0.8
+    assert "guessing" in sign.evidence
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_class_is_not_told_apart_from_others(facts_of):
+    splits = {name: rows(seed, shares=[1, 0, 0, 0]) for seed, name in enumerate(("train", "valid"))}
+    found = every(facts_of(**splits))
+    assert [name for name, signs in found.items() if signs and not isinstance(signs, Lacking)] == []
+
+
 def test_what_only_train_tells_apart_is_learned_by_heart(facts_of):
     found = every(facts_of(train=rows(0), valid=rows(1, apart=0)))
     (sign,) = found["no_class_separation"]
@@ -149,6 +170,15 @@ def test_more_yes_than_there_are_samples_is_told(facts_of):
     (sign,) = find(no_yes_ratio, facts_of(train=rows(0, units=1), valid=valid))
     assert sign.split == "valid"
     assert sign.value > 5
+
+
+def test_shares_of_train_are_not_held_against_those_of_train(facts_of):
+    pushed = rows(0, shares=[0.7, 0.1, 0.1, 0.1])
+    for _, layers, _ in pushed:
+        layers["fc"] = layers["fc"] + np.array([0, 3, 0, 0], np.float32)
+    (sign,) = find(no_yes_ratio, facts_of(train=pushed))
+    assert "in train; the probabilities" in sign.evidence
+    assert "proportion of train" not in sign.remedy
 
 
 def test_a_gap_that_is_noise_or_small_is_no_overfit(facts_of):

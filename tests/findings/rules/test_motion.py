@@ -138,7 +138,7 @@ def test_without_a_loss_the_labels_tell_whether_something_is_learned(tmp_path):
 
 
 def test_it_says_what_is_lacking(tmp_path, record_run, facts_of):
-    assert signs(lr_too_high, outputs(record_run, np.ones(5))) == Lacking("6 training batches")
+    assert signs(lr_too_high, outputs(record_run, np.ones(5))) == Lacking("needs 6 training batches")
     assert "weights" in signs(lr_too_high, outputs(record_run, np.ones(9), layer="act")).reason
     model = nn.Sequential(nn.Linear(20, 4))
     facts = learn(
@@ -188,5 +188,5 @@ def test_what_is_no_cycle_is_none(record_run, sizes):
 
 
 def test_cycles_need_30_batches_and_are_none_of_the_inputs(record_run):
-    assert signs(rise_and_collapse, outputs(record_run, np.ones(29))) == Lacking("30 training batches")
+    assert signs(rise_and_collapse, outputs(record_run, np.ones(29))) == Lacking("needs 30 training batches")
     assert signs(rise_and_collapse, outputs(record_run, swings(4, 10), layer="input")) == []

@@ -252,7 +252,9 @@ def test_a_batchnorm_recentres_what_is_off(facts_of):
 
 
 def test_without_a_batchnorm_nothing_recentres(facts_of):
-    assert find(batchnorm_recentres, facts_of(stack([1, 1]), batches())) == Lacking("a BatchNorm: the model has none")
+    assert find(batchnorm_recentres, facts_of(stack([1, 1]), batches())) == Lacking(
+        "the model has no BatchNorm"
+    )
 
 
 def test_values_that_are_none_or_nan_are_no_scale(facts_of):

@@ -85,4 +85,4 @@ def test_evaluations_are_looked_at_one_by_one(record_run):
 @pytest.mark.parametrize(("count", "split"), [(16, "train"), (48, "valid")])
 def test_it_needs_17_batches_of_one_network(record_run, count, split):
     facts = facts_of_rows(record_run, batches(count), split=split, per_epoch=16)
-    assert signs(facts) == Lacking("17 batches of a split, one after the other")
+    assert signs(facts) == Lacking("needs 17 batches of a split, one after the other")

@@ -1,6 +1,7 @@
 """Rules about what a training starts from: initial weights, and inputs."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -177,6 +178,13 @@ def test_only_a_batch_of_the_beginning_tells_of_the_initial_weights(facts_of):
     assert "first 10 steps" in found.reason
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_units_are_not_alike_for_samples_that_are(facts_of, value):
+    model = mlp(width=32)  # as many units as samples
+    found = find(bad_initialisation, facts_of(model, [torch.full((32, 16), value)], labels=classes))
+    assert not [sign for sign in found if "units" in sign.evidence]
+
+
 @pytest.mark.parametrize(
     ("scale", "shift", "is_found"),
     [
@@ -194,8 +202,8 @@ def test_inputs_far_from_0_and_1_are_found(facts_of, scale, shift, is_found):
     signs = find(input_normalisation, facts_of(mlp(), batches(scale=scale, shift=shift)))
     assert [(sign.layer, sign.split, sign.steps) for sign in signs] == [("input", "train", (0, 2))] * is_found
     if is_found:
-        mean = float(signs[0].remedy.split("(x - ")[1].split(")")[0])
-        assert mean == pytest.approx(shift, abs=0.2 * scale)
+        sign, mean = re.search(r"\(x ([-+]) ([^)]+)\)", signs[0].remedy).groups()
+        assert -float(sign + mean) == pytest.approx(shift, abs=0.2 * scale)
 
 
 def test_one_odd_batch_is_not_all_the_input(facts_of):

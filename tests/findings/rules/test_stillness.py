@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -115,4 +116,10 @@ def test_few_values_may_stay_the_same_by_chance(tmp_path):
 @pytest.mark.parametrize("made", [{"epochs": 1}, {"split": "train"}])
 def test_it_needs_three_evaluations(tmp_path, made):
     found = signs(learn(tmp_path / "run", mlp(), **made))
-    assert found == Lacking("3 evaluations on the same data with training between them")
+    assert found == Lacking("needs 3 evaluations on the same data with training between them")
+
+
+def test_layers_without_parameters_do_not_freeze(record_run):
+    rows = [(epoch, {"input": np.full(600, epoch)}, None) for epoch in range(4)]
+    facts = Survey(record_run({"train": rows, "valid": rows}, ["input"], head=None, raw=False)).read()
+    assert signs(facts) == Lacking("needs layers with parameters")
