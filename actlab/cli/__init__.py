@@ -212,7 +212,8 @@ def check(
         str | None, typer.Option(metavar="RULE", help="Explain a rule, such as dead_relu, instead.")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="A recipe in TOML, with thresholds in [limits.RULE] and the range.")
+        Path | None,
+        typer.Option(help="A recipe in TOML, with thresholds (tables limits.RULE) and range."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0.")] = False,

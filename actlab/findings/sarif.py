@@ -67,9 +67,9 @@ def _rule(rule: Rule) -> dict[str, Any]:
     return {
         "id": rule.id,
         "name": rule.name,
-        "shortDescription": {"text": rule.looks_at},
-        "fullDescription": {"text": rule.why},
-        "help": {"text": f"{rule.remedy} Source: {rule.source}"},
+        "shortDescription": {"text": rule.name},
+        "fullDescription": {"text": f"{rule.why} Looks at {rule.looks_at}."},
+        "help": {"text": f"{rule.remedy.replace('{layer}', 'the layer')} Source: {rule.source}"},
         "defaultConfiguration": {"level": _LEVELS[rule.level]},
     }
 

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 __all__ = ["since"]
 
+_SOON = 10  # rows, in half of which it must hold at first
+
 
 def since(holds: NDArray[np.bool_], share: float = 0.9) -> int | None:
     """Return the first row from which on something holds in almost all rows, to the end.
@@ -25,6 +27,9 @@ def since(holds: NDArray[np.bool_], share: float = 0.9) -> int | None:
     """
     if not holds.size or not holds[-1]:
         return None
-    # Share of the rows from each one on in which it holds.
-    lasting = np.cumsum(holds[::-1])[::-1] / np.arange(holds.size, 0, -1)
-    return int(np.flatnonzero(holds & (lasting >= share))[0])
+    count, rows = np.append(0, np.cumsum(holds)), np.arange(holds.size)
+    lasting = (count[-1] - count[:-1]) / (holds.size - rows)
+    # A single row long before the others is no beginning.
+    soon = np.minimum(rows + _SOON, holds.size)
+    goes_on = (count[soon] - count[:-1]) * 2 >= soon - rows
+    return int(np.flatnonzero(holds & (lasting >= share) & goes_on)[0])

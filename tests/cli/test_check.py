@@ -42,6 +42,11 @@ def flat(text):
     return " ".join(text.split())
 
 
+def test_the_help_keeps_the_name_of_the_tables(check_cli):
+    code, out, _ = check_cli("--help")
+    assert (code, "tables limits.RULE" in flat(out.replace("│", ""))) == (0, True)
+
+
 def test_an_error_is_exit_code_1_and_says_what_where_and_what_to_do(check_cli, small_run):
     code, out, err = check_cli(small_run.path)
     verdict = check(small_run)

@@ -20,6 +20,7 @@ def test_results_name_their_rules_places_and_levels(make_finding):
     (run,) = log["runs"]
     rules = run["tool"]["driver"]["rules"]
     assert [each["id"] for each in rules] == [*RULES]
+    assert "{layer}" not in json.dumps(rules)
     for result, finding in zip(run["results"], findings, strict=True):
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == finding.rule
         assert finding.evidence in result["message"]["text"]

@@ -22,6 +22,7 @@ _LEAST_SAMPLES: Final = 8  # of a batch, below which outputs agree by chance
 _MOST_ROWS: Final = 256  # whose outputs are read
 _MANY: Final = 8  # outputs that hardly share an offset
 _CLOSE: Final = 0.3  # buckets for each sample and unit
+_Known = dict[str, tuple[str, xr.Dataset]]  # of each layer the split, and its rows
 _NOT_MADE: Final = r"input|embedding|.*dropout"  # what they give says nothing of the network
 
 
@@ -71,14 +72,20 @@ class CollapsedRepresentationLimits(Limits):
 )
 def collapsed_representation(facts: Facts, limits: CollapsedRepresentationLimits) -> list[Sign] | Lacking:
     """Find networks that give every sample the same answer, and the layers in which the samples get lost."""
-    known = {
-        str(layer): found for layer in facts.layers.index if (found := _rows_of_samples(facts, str(layer)))
-    }
-    if facts.head not in known:
+    head, tables = facts.head or "", [_rows_of_samples(facts, split) for split in facts.rows]
+    tables = [table for table in tables if head in table]
+    if not tables:
         return Lacking("needs 10 batches of at least 8 samples, and the head in them")
-    end = _answers(facts, facts.head, *known[facts.head], limits)
-    if end is None:
-        return []
+    # Train may hold noise, as dropout or that of a variational model, which evaluation does not.
+    for known in tables:
+        end = _answers(facts, head, *known[head], limits)
+        if end is not None:
+            return _collapsed(facts, known, end, limits)
+    return []
+
+
+def _collapsed(facts: Facts, known: _Known, end: Sign, limits: CollapsedRepresentationLimits) -> list[Sign]:
+    """Tell the layers in which the samples get lost, and the head, of which it is known."""
     made = ~facts.families.str.match(_NOT_MADE)
     signs = [
         _same(layer, *found, limits) for layer, found in known.items() if layer != facts.head and made[layer]
@@ -90,12 +97,14 @@ def collapsed_representation(facts: Facts, limits: CollapsedRepresentationLimits
     return [replace(sign, evidence=sign.evidence + more) for sign in (*signs, end) if sign]
 
 
-def _rows_of_samples(facts: Facts, layer: str) -> tuple[str, xr.Dataset] | None:
-    """Return the rows of a layer if its batches are large enough and told apart into samples."""
-    known = layer_rows(facts, layer)
-    if known is None or np.median(known[1]["samples"].values) < _LEAST_SAMPLES:
-        return None
-    return known
+def _rows_of_samples(facts: Facts, split: str) -> _Known:
+    """Return the rows of a split, of layers whose batches are large enough and told apart into samples."""
+    known = {str(layer): layer_rows(facts, str(layer), splits=[split]) for layer in facts.layers.index}
+    return {
+        layer: rows
+        for layer, rows in known.items()
+        if rows is not None and np.median(rows[1]["samples"].values) >= _LEAST_SAMPLES
+    }
 
 
 def _same(layer: str, split: str, rows: xr.Dataset, limits: CollapsedRepresentationLimits) -> Sign | None:

@@ -33,6 +33,9 @@ class OverfitLimits(Limits):
     )
     loss: float = Field(1.5, gt=1, description="how many times its minimum the valid loss is then")
     loss_alone: float = Field(1.2, gt=1, description="the same for a regression, which has no answers")
+    far: float = Field(
+        5, gt=1, description="how many times the loss of train that of valid is, where a quarter of it counts"
+    )
     epochs: int = Field(3, ge=2, description="fewest epochs of train and valid")
 
 
@@ -163,8 +166,13 @@ def _by_loss_alone(facts: Facts, losses: xr.Dataset, limits: OverfitLimits) -> l
     train, valid = losses["train"].values, losses["valid"].values
     if not np.isfinite(valid).all() or facts.head is None:
         return Lacking("needs losses of train and valid, and a head")
+    if min(train.min(), valid.min()) <= 0:
+        return Lacking("needs losses above 0: of others a ratio says nothing")
     low = int(valid.argmin())
-    if not _risen((train, valid), low, limits.loss_alone)[-2:].all():
+    is_far = valid > limits.far * train  # then little more is enough
+    is_over = _risen((train, valid), low, limits.loss_alone)
+    is_over |= is_far & _risen((train, valid), low, 1 + (limits.loss_alone - 1) / 4)
+    if not is_over[-2:].all():
         return []
     words = f"the valid loss was {valid[low]:.3g} at its best, in epoch {losses['epoch'].values[low]}, "
     words += f"and is {valid[-1]:.3g}, that of train went from {train[low]:.3g} to {train[-1]:.3g}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = ["fp16_overflow", "fp16_underflow"]
 _LARGEST: Final = float(np.finfo(np.float16).max)
 _SMALLEST_NORMAL: Final = float(np.finfo(np.float16).smallest_normal)
 _WHOLE: Final = 2048  # up to here float16 holds all whole numbers
+_FAR_FROM_FLOAT32: Final = 1e12
 _SOON: Final = 3  # rows between a value too large and the first that is not finite
 _LEAST_ENDS: Final = 3  # extremes of a layer that tell that it is computed in float16
 # Tiny values are what these are meant to give.
@@ -65,17 +67,46 @@ def fp16_overflow(facts: Facts, limits: Fp16OverflowLimits) -> list[Sign] | Lack
         infinite = (rows["pos_inf"] + rows["neg_inf"]).values > 0
         hit = np.flatnonzero(largest >= limits.largest)
         n_finite = int(np.isfinite(largest).sum())
-        if hit.size < max(3, limits.share * n_finite) and not (layer in half and _breaks(rows, hit)):
-            continue
-        evidence = (
-            f"values of up to {np.nanmax(largest):,.5g} in size, and at least {limits.largest:,.5g} in "
-            f"{hit.size:,} of {n_finite:,} batches; float16 ends at {_LARGEST:,.0f}"
-        )
-        if layer in half:
-            evidence += f"; the layer is computed in float16, {infinite.sum():,} batches held infinities"
-        steps = int(rows["step"][hit[0]]), int(rows["step"][hit[-1]])
-        signs.append(Sign(layer, split, steps, float(np.nanmax(largest)), limits.largest, evidence))
+        made = _made_infinite(facts, layer, is_half=layer in half)
+        if hit.size >= max(3, limits.share * n_finite) or (layer in half and _breaks(rows, hit)):
+            evidence = (
+                f"values of up to {np.nanmax(largest):,.5g} in size, and at least {limits.largest:,.5g} in "
+                f"{hit.size:,} of {n_finite:,} batches; float16 ends at {_LARGEST:,.0f}"
+            )
+            if layer in half:
+                evidence += f"; the layer is computed in float16, {infinite.sum():,} batches held infinities"
+            steps = int(rows["step"][hit[0]]), int(rows["step"][hit[-1]])
+            signs.append(Sign(layer, split, steps, float(np.nanmax(largest)), limits.largest, evidence))
+        elif made is not None:
+            split, steps, n = made
+            evidence = (
+                f"{n:,} values were infinite or NaN in step {steps[0]:,}, where all layers before were "
+                f"finite, which float32 would hold; float16 ends at {_LARGEST:,.0f}"
+            )
+            signs.append(Sign(layer, split, steps, np.inf, limits.largest, evidence))
     return signs
+
+
+def _made_infinite(facts: Facts, layer: str, *, is_half: bool) -> tuple[str, tuple[int, int], int] | None:
+    """Return where a layer makes infinities, or at once NaN, of finite values: split, steps, how many.
+
+    Of a layer that is not known to be computed in float16 only what float32 cannot make: infinities of
+    initial weights and inputs that are far from its end.
+    """
+    place, weighs = facts.order(layer), bool(re.match("linear|conv", facts.families[layer]))
+    for split, rows in facts.rows.items():
+        is_first = rows["train_step"].values == 0
+        infinite = (rows["pos_inf"] + rows["neg_inf"]).values[:, place]
+        infinite = infinite + rows["nan"].values[:, place] * is_first
+        largest = np.fmax(np.abs(rows["min"].values), np.abs(rows["max"].values))[:, :place]
+        is_clear = is_first & weighs & (np.nan_to_num(largest).max(axis=1, initial=0) < _FAR_FROM_FLOAT32)
+        made = np.flatnonzero(
+            (infinite > 0) & (broken(rows)[:, :place].sum(axis=1) == 0) & (is_half | is_clear)
+        )
+        if made.size:
+            steps = rows["step"].values[made]
+            return split, (int(steps[0]), int(steps[-1])), int(infinite[made[0]])
+    return None
 
 
 def _breaks(rows: xr.Dataset, hit: NDArray[np.int64]) -> bool:
@@ -99,8 +130,12 @@ def _half(facts: Facts) -> set[str]:
         ends = ends[(ends != np.round(ends)) | (np.abs(ends) > _WHOLE)]
         if (ends.clip(-_LARGEST, _LARGEST).astype(np.float16) == ends).all():
             telling[layer] = ends.size
+    inner = facts.layers.index[facts.families != "input"]
     weighted = facts.layers.index[facts.families.str.contains(HAS_WEIGHTS)]
-    is_whole = sum(telling.get(str(layer), -_LEAST_ENDS) for layer in weighted) >= _LEAST_ENDS
+    is_whole = any(
+        all(layer in telling for layer in layers) and sum(telling[layer] for layer in layers) >= _LEAST_ENDS
+        for layers in (inner, weighted)
+    )
     found = {layer for layer, n in telling.items() if n >= _LEAST_ENDS}
     return set(telling) if found or is_whole else set()
 

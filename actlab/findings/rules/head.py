@@ -203,9 +203,9 @@ def class_never_yes(facts: Facts, limits: ClassNeverYesLimits) -> list[Sign] | L
     if isinstance(part, Lacking):
         return part
     split = str(part.attrs["split"])
-    is_never = _is_never(part, limits) & (
-        part["mean_auc"].values[:, None] >= 0.6
-    )  # else nothing is told apart
+    # Where nothing is told apart, that is no matter of a class, unless it was never taught.
+    is_untaught = _untaught(facts, part)
+    is_never = _is_never(part, limits) & ((part["mean_auc"].values[:, None] >= 0.6) | is_untaught)
     lasting = is_never[-2:].all(axis=0)
     # Where most classes get no YES, that is not about a class.
     if not 0 < lasting.sum() <= (part["n_yes"].values[-1] > 0).sum() / 2:
@@ -215,6 +215,8 @@ def class_never_yes(facts: Facts, limits: ClassNeverYesLimits) -> list[Sign] | L
     others = float(np.nanmedian(_recall(part)[-1][~lasting]))
     words = f"{_names(np.flatnonzero(lasting))}: {hits:.0f} of {n:,.0f} samples in {split} get their own YES"
     words += f", of those of the other classes {100 * others:.0f} % (median)."
+    if is_untaught[lasting].any():
+        words += f" The labels of train hold none of {_names(np.flatnonzero(lasting & is_untaught))}."
     assert facts.head is not None
     return [Sign(facts.head, split, span(part, first), float(hits / n), limits.recall, words)]
 
@@ -238,6 +240,14 @@ def _judged_answers(facts: Facts, table: xr.Dataset, limits: ClassNeverYesLimits
     if not np.isfinite(part["hits"].values[-1]).all():
         return Lacking("outputs of the head were counted, which says not what was answered")
     return part
+
+
+def _untaught(facts: Facts, part: xr.Dataset) -> NDArray[np.bool_]:
+    """Tell which classes [unit] have no sample in train, where it has labels."""
+    assert not isinstance(facts.answers, Lacking)
+    train = trained(facts.answers, "train")
+    n = (two_labels(train) if train.sizes["unit"] == 1 else train)["n_yes"].sum("epoch").values
+    return np.asarray((n == 0) & (n.sum() > 0)) if n.size == part.sizes["unit"] else np.zeros(1, np.bool_)
 
 
 def _recall(part: xr.Dataset) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -25,7 +26,9 @@ NO_ROWS: Final = f"needs {LEAST_ROWS} batches of a layer that it looks at"
 """What is lacking below that."""
 
 
-def layer_rows(facts: Facts, layer: str, least: int = LEAST_ROWS) -> tuple[str, xr.Dataset] | None:
+def layer_rows(
+    facts: Facts, layer: str, least: int = LEAST_ROWS, splits: Sequence[str] | None = None
+) -> tuple[str, xr.Dataset] | None:
     """Return the rows of a layer, those of the training if there are enough.
 
     Rows in which the layer was not called are left out, and those of less than half the usual
@@ -39,14 +42,16 @@ def layer_rows(facts: Facts, layer: str, least: int = LEAST_ROWS) -> tuple[str, 
         The layer.
     least : int
         The least number of rows.
+    splits : sequence of str, optional
+        Where to look, in this order; by default in all.
 
     Returns
     -------
     tuple of str and xarray.Dataset, or None
         The split, and its rows [step]; None where no split has enough.
     """
-    for split, table in facts.rows.items():
-        rows = table.sel(layer=layer)
+    for split in facts.rows if splits is None else splits:
+        rows = facts.rows[split].sel(layer=layer)
         n = rows["n"].values
         called = n > 0
         if called.any():

@@ -45,7 +45,9 @@ class ExplodingLimits(Limits):
         50, gt=1, description="size of a layer, as a multiple of the input's size and of its own at first"
     )
     going_on: float = Field(20, gt=1, description="the same, while the last quarter grows by half or more")
-    unknown: float = Field(1e6, gt=1, description="the same, in a regression of which no loss is logged")
+    unknown: float = Field(
+        1e6, gt=1, description="the same, in a regression whose logged loss falls, or is not logged"
+    )
 
 
 @rule(
@@ -97,7 +99,7 @@ def _growth_limits(facts: Facts, limits: ExplodingLimits) -> tuple[float, float]
         return limits.unknown, limits.unknown
     tail = late(loss)
     fell = bool(np.isfinite(tail).all()) and bool(np.median(tail) < middle(loss[: len(tail)]))
-    return (np.inf, np.inf) if fell else (limits.times, limits.going_on)
+    return (limits.unknown, limits.unknown) if fell else (limits.times, limits.going_on)
 
 
 def _goes_on(times: NDArray[np.float64]) -> bool:

@@ -225,7 +225,7 @@ def input_normalisation(facts: Facts, limits: InputLimits) -> list[Sign] | Lacki
         return Lacking("the layer `input` was not recorded, or the model was given no floating-point tensor")
     rows = {split: each.sel(layer="input") for split, each in facts.rows.items()}
     split = "train" if "train" in rows else next(iter(rows))
-    seen = {split: _off(rows[split], limits) or _uneven(facts, split, limits)}
+    seen = {split: _uneven(facts, split, limits) or _off(rows[split], limits)}
     if _is_normalised_inside(facts, split):
         seen = {}
     if split == "train":
@@ -271,11 +271,14 @@ def _uneven(facts: Facts, split: str, limits: InputLimits) -> _Seen | None:
     called = (table["n"] - table["zeros"]).values
     with np.errstate(invalid="ignore", divide="ignore"):
         size = (table["mean_abs"] * table["n"]).values.sum(0) / called.sum(0)
-    size = size[np.isfinite(size)]
-    if size.size < 2:
+    known = size[np.isfinite(size)]
+    if known.size < 2:
         return None
-    times = float(size.max() / np.median(size))
-    words = f"the largest feature has a mean size of {size.max():.3g}, the median one {np.median(size):.3g}"
+    times, largest = float(known.max() / np.median(known)), int(np.nanargmax(size))
+    words = (
+        f"feature {largest} (counted from 0) has a mean size of {known.max():.3g}, the median feature "
+        f"{np.median(known):.3g}"
+    )
     remedy = (
         "Subtract the mean of each feature of the training data and divide by its deviation, in every split."
     )

@@ -28,6 +28,7 @@ _NO_RECTIFIERS: Final = (
 )
 
 _LEAST_CASES: Final = 32  # values of a unit below which nothing is said of it
+_END, _LEAST_ENDS = 0.6, 3  # part of the training from which on units count as dormant, and its rows
 _CHANCE: Final = 0.01  # of a silence that is none
 _LEAST_UNITS: Final = 8  # of a layer below which a share of them says little
 _NO_UNITS: Final = (
@@ -136,7 +137,8 @@ def _dead(facts: Facts, layer: str, units: _Units, limits: DeadReluLimits) -> Si
     """Tell dead units from resting ones by their own zeros."""
     inactive = units.zero_share(units.is_late) >= limits.inactive
     value, size = float(inactive.mean()), inactive.size
-    if value <= limits.units or size < _LEAST_UNITS:
+    # Of few units most are easily inactive; outputs that are, all of them, answer nothing.
+    if value <= limits.units or (size < _LEAST_UNITS and not (layer == facts.head and value == 1)):
         return None
     shares = (units.zeros >= limits.inactive * units.n).mean(axis=1)
     split, steps, when = _steps(facts, layer, units, shares > limits.units)
@@ -311,7 +313,9 @@ def _dormant(
     typical = np.minimum(size.mean(axis=1), np.quantile(size, 0.9, axis=1))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = size / typical[:, None]
-    lasting = units.is_late & (typical > 0)
+    lasting = (units.progress >= _END) & (typical > 0)
+    if lasting.sum() < _LEAST_ENDS:
+        lasting = units.is_late & (typical > 0)
     if not lasting.any() or size.shape[1] < _LEAST_UNITS:
         return None
     dormant = (ratio[lasting] <= limits.size).mean(axis=0) >= 0.9

@@ -95,7 +95,8 @@ def _before(facts: Facts, sign: Sign, is_first: bool) -> str:
     largest = np.fmax(np.abs(rows["min"].values), np.abs(rows["max"].values))[: place + 1]
     largest = largest[np.isfinite(largest)]
     words = "the first layer of the model in which it was seen" if is_first else "after other layers"
-    if sign.layer == "input" or sign.layer.endswith(".input"):
+    # The input of a later model of several may be what an earlier one gave.
+    if facts.families[sign.layer] == "input" and (is_first or sign.layer == "input"):
         words = "the data themselves hold it"
     if not largest.size:
         return words

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+import actlab
 from actlab.findings.rule import Lacking
 from actlab.findings.rules.values import nan_inf, saturation
+from actlab.findings.survey import Survey
 
 
 def signs(rule, facts, **limits):
@@ -85,6 +87,19 @@ def test_missing_values_are_fine_where_the_network_copes_with_them(watch):
     found = signs(nan_inf, watch(nn.Sequential(nn.Linear(8, 2)), x, steps=12))
     assert found[0].layer == "input"
     assert "data themselves" in found[0].evidence
+
+
+def test_what_one_model_gives_to_another_is_no_data(tmp_path):
+    parts = {"one": nn.Linear(8, 8), "other": nn.Linear(8, 2)}
+    with torch.no_grad(), actlab.Recorder(parts, tmp_path / "run", fsync=False) as recorder:
+        for step in range(12):
+            parts["one"].bias[0] = torch.nan
+            with recorder.batch("train", epoch=0):
+                parts["other"](parts["one"](noise(step)))
+    found = signs(nan_inf, Survey(actlab.open_run(tmp_path / "run")).read())
+    assert found[0].layer.startswith("one")
+    (given,) = (sign for sign in found if sign.layer == "other.input")
+    assert "data themselves" not in given.evidence
 
 
 def saturate(layer, when=0, factor=100.0):
