@@ -92,17 +92,18 @@ def test_the_page_about_analysis_runs(tmp_path, monkeypatch):
         exec(compile(block["code"], "analysis.md", "exec"), names)
 
 
-def test_the_page_about_stores_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "least"), [("docs/stores.md", 6), ("docs/findings.md", 4)])
+def test_a_page_of_python_and_commands_runs(page, least, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     names, lines = {}, []
-    for block in blocks_of("docs/stores.md"):
+    for block in blocks_of(page):
         if block["language"] == "python":
-            exec(compile(block["code"], "stores.md", "exec"), names)
+            exec(compile(block["code"], page, "exec"), names)
         for line in re.findall(r"^\$ actlab (.+)$", block["code"], re.MULTILINE):
             assert main(shlex.split(line)) == 0, line
             lines.append(line)
-    assert len(lines) >= 6
+    assert len(lines) >= least
 
 
 def test_the_readme_has_blocks_to_run():

@@ -110,3 +110,42 @@ def test_small_batches_and_short_runs_are_not_enough(watch):
     assert isinstance(signs(watch(model, noise, steps=5, alter=alter, labels=CLASSES)), Lacking)
     small = watch(model, lambda step: noise(step, 4), steps=20, labels=CLASSES[:4])
     assert isinstance(signs(small), Lacking)
+
+
+def test_evaluation_tells_where_train_holds_noise(tmp_path):
+    import actlab
+    from actlab.findings.survey import Survey
+
+    class Noisy(nn.Module):
+        """All that differs between the answers in training is the noise."""
+
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 12)
+            self.fc.weight.data *= 1e-9
+
+        def forward(self, x):
+            return self.fc(x + 1e9 * torch.randn_like(x) if self.training else x)
+
+    torch.manual_seed(0)
+    model = Noisy()
+    with torch.no_grad(), actlab.Recorder(model, tmp_path / "run.zarr", fsync=False) as recorder:
+        for step in range(48):
+            for split in ("train", "valid"):
+                model.train(split == "train")
+                with recorder.batch(split, epoch=step // 12):
+                    model(noise(step))
+    (sign,) = [
+        each for each in signs(Survey(actlab.open_run(tmp_path / "run.zarr")).read()) if each.layer == "fc"
+    ]
+    assert (sign.split, sign.steps) == ("valid", (0, 47))
+
+
+@pytest.mark.parametrize(
+    ("spread", "outputs", "is_found"), [(0.02, 12, True), (0.2, 12, False), (0.02, 2, False)]
+)
+def test_many_outputs_hardly_share_an_offset(watch, spread, outputs, is_found):
+    model = net(outputs)
+    model.fc.bias.data.fill_(10.0)
+    model.fc.weight.data *= 10 * spread / float(model.fc(model[:3](noise(0))).sub(10).std(0).mean())
+    assert bool(signs(watch(model, noise, steps=40))) == is_found

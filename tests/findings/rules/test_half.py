@@ -122,3 +122,37 @@ def test_buckets_that_end_before_cannot_tell(watch):
 def test_limits_are_checked(limit):
     with pytest.raises(ValueError, match="largest"):
         fp16_overflow.limits(largest=limit)
+
+
+def test_infinities_that_float32_would_not_make_tell_of_float16(watch):
+    class Sum(nn.Module):
+        """A layer whose sums pass the largest float16, and what is behind it."""
+
+        def __init__(self):
+            super().__init__()
+            self.lin, self.fc = nn.Linear(8, 24), nn.Linear(24, 3)
+
+        def forward(self, x):
+            return self.fc(self.lin(x * 3e5).half().float())
+
+    model = Sum()
+    model.lin.register_forward_hook(lambda module, inputs, output: output.half())
+    facts = watch(model, noise, steps=12, labels=CLASSES)
+    assert float(facts.rows["train"]["pos_inf"].sel(layer="lin").sum()) > 0
+    (sign,) = [each for each in signs(fp16_overflow, facts) if each.layer == "lin"]
+    assert sign.steps[0] == 0
+
+
+def test_a_value_close_to_the_end_just_before_nan_is_enough(watch):
+    model = net().half()
+
+    def alter(step):
+        if step == 7:
+            model.lin2.weight.fill_(0).add_(2000)
+            model.lin2.bias.fill_(40_000)
+        if step == 8:
+            model.lin2.weight.fill_(float("nan"))
+
+    facts = watch(model, lambda step: noise(step, torch.float16), steps=60, alter=alter, labels=CLASSES)
+    (sign,) = [each for each in signs(fp16_overflow, facts) if each.layer == "lin2"]
+    assert sign.steps == (7, 7)

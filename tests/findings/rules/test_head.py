@@ -259,3 +259,49 @@ def test_outputs_that_are_not_finite_are_no_answers(facts_of):
         isinstance(find(rule, facts), Lacking)
         for rule in (no_class_separation, class_never_yes, no_yes_ratio)
     )
+
+
+def test_a_class_that_train_does_not_have_is_said_whatever_the_others_do(facts_of):
+    def relabel(batches, label):
+        return [(epoch, layers, np.where(given == 3, label, given)) for epoch, layers, given in batches]
+
+    train = relabel(rows(0, apart=0.2), 2)
+    valid = rows(1, apart=0.2, never=3)
+    (sign,) = find(class_never_yes, facts_of(train=train, valid=valid))
+    assert "class 3: 0 of" in sign.evidence
+    assert "The labels of train hold none of class 3" in sign.evidence
+
+
+def losses(record_run, train, valid):
+    """Read the facts of a run without labels in which these losses were logged, one for each epoch."""
+    random = np.random.default_rng(0)
+
+    def split(values):
+        return [
+            (epoch, {"fc": random.normal(size=(8, 2))}, None)
+            for epoch in range(len(values))
+            for _ in range(4)
+        ]
+
+    facts = Survey(record_run({"train": split(train), "valid": split(valid)}, ["fc"], raw=False)).read()
+    known = {"train": np.repeat(train, 4), "valid": np.repeat(valid, 4)}
+    facts.loss = known.get
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "is_over"),
+    [
+        ([1, 0.5, 0.2, 0.1, 0.05], [1, 0.8, 0.9, 1.1, 1.3], True),
+        ([1, 0.8, 0.7, 0.65, 0.6], [1, 0.8, 0.75, 0.7, 0.7], False),
+        ([2, 1.1, 0.5, 0.2, 0.08], [2.2, 1.96, 2.0, 2.1, 2.15], True),  # a little, but 25 times that of train
+        ([2, 1.5, 1.2, 1.1, 1.0], [2.2, 1.96, 2.0, 2.1, 2.15], False),
+    ],
+)
+def test_a_regression_is_judged_by_its_losses(record_run, train, valid, is_over):
+    assert bool(find(overfit, losses(record_run, train, valid))) == is_over
+
+
+def test_losses_below_zero_have_no_ratio(record_run):
+    found = find(overfit, losses(record_run, [-1.0, -1.3, -1.4, -1.3, -1.2], [-1.0, -1.4, -1.35, -1.3, -1.2]))
+    assert isinstance(found, Lacking)

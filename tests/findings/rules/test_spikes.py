@@ -86,3 +86,12 @@ def test_evaluations_are_looked_at_one_by_one(record_run):
 def test_it_needs_17_batches_of_one_network(record_run, count, split):
     facts = facts_of_rows(record_run, batches(count), split=split, per_epoch=16)
     assert signs(facts) == Lacking("needs 17 batches of a split, one after the other")
+
+
+@pytest.mark.parametrize(("units", "is_found"), [(1, False), (64, True)])
+def test_a_few_outputs_go_with_the_classes_of_a_batch(record_run, units, is_found):
+    random = np.random.default_rng(4)
+    usual = [random.normal(0, 1, (20, units)) for _ in range(60)]
+    usual[31] = random.normal(-1.7, 0.5, (20, units))
+    facts = facts_of_rows(record_run, [{"fc": each} for each in usual])
+    assert bool(signs(facts)) == is_found

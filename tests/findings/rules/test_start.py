@@ -266,3 +266,24 @@ def test_without_the_input_nothing_is_told_of_it(facts_of):
     found = find(input_normalisation, facts_of(mlp(), batches(), layers=["lin*"]))
     assert isinstance(found, Lacking)
     assert "input" in found.reason
+
+
+def test_a_recurrent_layer_does_not_normalise_its_inputs(facts_of):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.fc = nn.LSTM(4, 16, batch_first=True), nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.fc(self.rnn(x)[0][:, -1])
+
+    data = [1013 + 8 * torch.randn(32, 6, 4) for _ in range(12)]
+    assert layers(find(input_normalisation, facts_of(Net(), data))) == ["input"]
+
+
+def test_the_feature_is_named_that_is_much_larger(facts_of):
+    scale = torch.ones(16)
+    scale[7] = 1e8
+    (sign,) = find(input_normalisation, facts_of(mlp(), [scale * each for each in batches(12)]))
+    assert "feature 7" in sign.evidence
+    assert "each feature" in sign.remedy

@@ -188,3 +188,18 @@ def test_limits_are_those_given(watch):
     assert signs(dying_channels, facts, units=0.6) == []
     with pytest.raises(ValueError, match="unit"):
         dead_relu.limits(unit=0.4)
+
+
+@pytest.mark.parametrize(("bias", "is_dead"), [(-50.0, True), (0.0, False)])
+def test_outputs_that_are_a_dead_relu_are_told_however_few(watch, bias, is_dead):
+    model = nn.Sequential(OrderedDict(lin=nn.Linear(30, 2), out=nn.ReLU()))
+    model.lin.bias.data.fill_(bias)
+    found = [sign.layer for sign in signs(dead_relu, watch(model, noise, steps=96, head="out"))]
+    assert found == ["out"] * is_dead
+
+
+def test_units_that_turned_dormant_late_count(watch):
+    model = dense(nn.GELU)
+    late = weaken(model, 14, 1e-4)
+    facts = watch(model, noise, steps=384, alter=lambda step: late(0) if step == 200 else None)
+    assert [sign.layer for sign in signs(dormant_channels, facts)] == ["act"]
