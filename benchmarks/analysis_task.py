@@ -9,6 +9,7 @@ import argparse
 import time
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dask
@@ -56,6 +57,12 @@ def _columns(rows: Any) -> None:
     actlab.rebin(columns.counts, AXIS).counts.sum("column").compute()
 
 
+def _page(run: actlab.Run) -> None:
+    """Draw the page, which begins with the verdict."""
+    with TemporaryDirectory() as folder:
+        actlab.report(run, Path(folder) / "page.html")
+
+
 TASKS = {
     READ: lambda rows: _each_block(rows, len),
     REBIN: lambda rows: _each_block(rows, partial(_rebin_block, ends=(rows.lower.values, rows.upper.values))),
@@ -65,7 +72,7 @@ TASKS = {
     "quantiles of every step, one layer": lambda rows: quantile(rows.counts[:, 0], [0.1, 0.5, 0.9]).compute(),
     "moments": lambda rows: pool_moments(rows).compute(),
 }
-OF_A_RUN = {"twin_peaks": twin_peaks, "trend": trend}
+OF_A_RUN = {"twin_peaks": twin_peaks, "trend": trend, "check": actlab.check, "check and page": _page}
 ALL_TASKS = (*TASKS, *OF_A_RUN)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from actlab.cli.tables import plain
 from actlab.errors import RecipeError, nearest
 from actlab.findings.catalogue import RULES
-from actlab.findings.finding import Finding, Level, Verdict
+from actlab.findings.finding import ICONS, Finding, Level, Verdict
 from actlab.findings.following import follow as follow_run
 from actlab.findings.sarif import as_sarif as to_sarif
 from actlab.findings.verdict import check, read_limits
@@ -23,14 +23,12 @@ from actlab.run import open_run
 
 __all__ = ["check_run", "dump", "explain", "follow", "show"]
 
-_SIGNS: Final[dict[Level, tuple[str, str]]] = {
-    "error": ("✖", "bold red"),
-    "warning": ("▲", "bold yellow"),
-    "advice": ("●", "bold blue"),
-    "healthy": ("✔", "bold green"),
+_STYLES: Final[dict[Level, str]] = {
+    "error": "bold red",
+    "warning": "bold yellow",
+    "advice": "bold blue",
+    "healthy": "bold green",
 }
-"""Icon and style of each level; the word stands beside them."""
-
 _WORD: Final = 8  # columns of the words beside the paragraphs
 _MOST_LAYERS: Final = 12
 """Named of a finding; JSON names all."""
@@ -102,7 +100,7 @@ def _until_interrupted(
 
 def _show_finding(console: Console, finding: Finding) -> None:
     """Print a group: what, where, since when, why it matters, what to do, and what it explains."""
-    icon, style = _SIGNS[finding.worst]
+    icon, style = ICONS[finding.worst], _STYLES[finding.worst]
     console.print(
         Text.assemble((f"{icon} {finding.worst}", style), "  ", (finding.name, "bold"), f" [{finding.rule}]"),
     )

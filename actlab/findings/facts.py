@@ -23,6 +23,8 @@ QUANTILES: Final = (0.01, 0.99)
 """Those of the pooled counts of an epoch."""
 
 _BINS: Final = 200
+_CHANNEL_BYTES: Final = 256 << 20  # of the channels of a split
+_LEAST_ROWS: Final = 32
 
 
 class Facts:
@@ -95,11 +97,13 @@ class Facts:
 
     @cached_property
     def channels(self) -> dict[str, xr.Dataset]:
-        """For each split that has any, n, zeros, mean_abs [row, channel] as `run.channels`."""
+        """For each split that has any, n, zeros, mean_abs [row, channel] as `run.channels`.
+
+        Of more rows than memory is meant for, some are taken, as far from each other.
+        """
         found = {split: self.run.channels(split) for split in self.run.splits}
-        return {
-            split: each.compute() for split, each in found.items() if each is not None and each.sizes["row"]
-        }
+        kept = {split: each for split, each in found.items() if each is not None and each.sizes["row"]}
+        return {split: _thinned(each).compute() for split, each in kept.items()}
 
     @cached_property
     def answers(self) -> xr.Dataset | Lacking:
@@ -120,3 +124,10 @@ class Facts:
     def order(self, layer: str) -> int:
         """Return the place of a layer in the model."""
         return self.run.names.index(layer)
+
+
+def _thinned(table: xr.Dataset) -> xr.Dataset:
+    """Return so many rows [row, channel] as may be held at once, the first and the last among them."""
+    n_rows, row_bytes = table.sizes["row"], max(table.nbytes // table.sizes["row"], 1)
+    most = max(_LEAST_ROWS, _CHANNEL_BYTES // row_bytes)
+    return table if n_rows <= most else table.isel(row=np.linspace(0, n_rows - 1, most).astype(np.int64))

@@ -8,12 +8,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, overload
 
-__all__ = ["LEVELS", "Finding", "Lack", "Level", "Verdict"]
+__all__ = ["ICONS", "LEVELS", "WORDS", "Finding", "Lack", "Level", "Verdict"]
 
 Level = Literal["error", "warning", "advice", "healthy"]
 
 LEVELS: Final[tuple[Level, ...]] = ("error", "warning", "advice", "healthy")
 """From the worst on: broken, sick, worth a thought, a sign of health."""
+
+ICONS: Final[dict[Level, str]] = {
+    "error": "\N{HEAVY MULTIPLICATION X}\ufe0e",  # the selector keeps it from being a coloured emoji
+    "warning": "\N{BLACK UP-POINTING TRIANGLE}",
+    "advice": "\N{BLACK CIRCLE}",
+    "healthy": "\N{CHECK MARK}",
+}
+"""A shape for each level: colour alone says nothing to some readers, and to a grey printer."""
+
+WORDS: Final[dict[Level, tuple[str, str]]] = {
+    "error": ("error", "errors"),
+    "warning": ("warning", "warnings"),
+    "advice": ("piece of advice", "pieces of advice"),
+}
+"""What is counted, one and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +177,10 @@ class Verdict(Sequence[Finding]):
     @property
     def summary(self) -> str:
         """One line: how many of what, or healthy, and how many rules could not tell."""
-        spoken = {
-            "error": ("error", "errors"),
-            "warning": ("warning", "warnings"),
-            "advice": ("piece of advice", "pieces of advice"),
-        }
         words = [
-            f"{count} {spoken[level][count > 1]}"
+            f"{count} {WORDS[level][count > 1]}"
             for level, count in self.counts.items()
-            if count and level in spoken
+            if count and level in WORDS
         ]
         if self.is_healthy:
             words.insert(0, "healthy" if self.checked else "nothing could be told")

@@ -6,23 +6,17 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from actlab.charts.wall_chart import WallOptions, crop
-from actlab.findings.finding import Finding, Level
+from actlab.findings.finding import ICONS, WORDS, Finding
 from actlab.pages.formats import number, spans
 from actlab.pages.html import Section
 from actlab.pages.places import Place, places_of, rows_of
 from actlab.pages.sections import Material, data_uri
-from actlab.pages.wall_section import ICONS
 
 __all__ = ["verdict"]
 
 _MOST_PICTURES: Final = 12
 _PICTURE: Final = WallOptions(tile_width=96, tile_height=60)
 _CONTEXT: Final = 12  # columns before and after, at least
-_WORDS: Final[dict[Level, tuple[str, str]]] = {
-    "error": ("error", "errors"),
-    "warning": ("warning", "warnings"),
-    "advice": ("piece of advice", "pieces of advice"),
-}
 _SPLITS: Final = {"train": "", "valid": "validation, ", "test": "test, "}
 
 
@@ -34,9 +28,9 @@ def verdict(material: Material) -> Section:
     flagged = {layer for group in groups for each in _sick(group) for layer in each.layers}
     context = {
         "counts": [
-            {"level": level, "icon": ICONS[level], "count": count, "word": _WORDS[level][count != 1]}
+            {"level": level, "icon": ICONS[level], "count": count, "word": WORDS[level][count != 1]}
             for level, count in found.counts.items()
-            if level in _WORDS and count
+            if level in WORDS and count
         ],
         "n_clear": sum(layer not in flagged for layer in material.layers.index),
         "n_layers": len(material.layers),

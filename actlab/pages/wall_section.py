@@ -10,24 +10,15 @@ import xarray as xr
 
 from actlab.charts import wall_chart
 from actlab.charts.palette import translucent_palette
-from actlab.findings.finding import LEVELS, Finding, Level
+from actlab.findings.finding import ICONS, LEVELS, Finding
 from actlab.pages.formats import number, percent, spans
 from actlab.pages.html import Section
 from actlab.pages.places import rows_of
 from actlab.pages.sections import Material, data_uri
 
-__all__ = ["ICONS", "wall"]
+__all__ = ["wall"]
 
 _FEW: Final = 24  # so many tiles have room to be larger
-
-# U+FE0E keeps the first from being drawn as a coloured emoji.
-ICONS: Final[dict[Level, str]] = {
-    "error": "\N{HEAVY MULTIPLICATION X}\ufe0e",
-    "warning": "\N{BLACK UP-POINTING TRIANGLE}",
-    "advice": "\N{BLACK CIRCLE}",
-    "healthy": "\N{CHECK MARK}",
-}
-"""A shape for each level: colour alone says nothing to some readers, and to a grey printer."""
 
 
 class _Flag(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 
 from actlab.cli import main
 from actlab.findings.catalogue import RULES
+from actlab.findings.finding import ICONS
 from actlab.findings.verdict import check, read_limits
 from actlab.recipe import load_recipe
 from actlab.store.writer import RunWriter
@@ -55,7 +56,7 @@ def test_an_error_is_exit_code_1_and_says_what_where_and_what_to_do(check_cli, s
     for finding in verdict:
         for part in (finding.evidence, finding.remedy, finding.source, *finding.layers[:12]):
             assert part in flat(out)
-    assert "✖ error" in out
+    assert f"{ICONS['error']} error" in out
     assert "train steps 0 to 26" in out
     assert all(lack.reason in flat(out) for lack in verdict.lacking)
 

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from torch import nn
 
+import actlab
 from actlab.findings.facts import QUANTILES
 from actlab.findings.survey import Survey
 from actlab.run import open_run
@@ -79,6 +82,21 @@ class TestFacts:
         assert (facts.rows, facts.epochs, facts.latest) == ({}, {}, {})
         assert facts.loss("train") is None
         assert facts.view.n_bins == 200
+
+
+def test_channels_of_a_long_run_are_thinned(tmp_path, monkeypatch):
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    with torch.no_grad(), actlab.Recorder(model, tmp_path / "run.zarr", fsync=False) as recorder:
+        for step in range(50 * 8):
+            with recorder.batch("train", epoch=step // 8):
+                model(torch.randn(2, 4))
+    run = open_run(tmp_path / "run.zarr")
+    whole = Survey(run).read().channels["train"]
+    assert whole.sizes["row"] == run.channels("train").sizes["row"] > 40
+    monkeypatch.setattr("actlab.findings.facts._CHANNEL_BYTES", 1)
+    thinned = Survey(run).read().channels["train"]
+    assert thinned.sizes["row"] == 32
+    assert thinned["step"].values[[0, -1]].tolist() == whole["step"].values[[0, -1]].tolist()
 
 
 class TestReadingOn:
