@@ -1,4 +1,4 @@
-"""The zoo is what it says, and the rules know its animals: two of each kind, and some healthy ones."""
+"""The zoo is what it says, and the rules know its animals: one of each kind, and some healthy ones."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def test_every_rule_has_its_trainings():
     assert all(training.layers for training in TRAININGS.values() if training.rule is not None)
 
 
-@pytest.mark.parametrize("name", [name for names in OF_RULE.values() for name in names[:2]])
+@pytest.mark.parametrize("name", [name for names in OF_RULE.values() for name in names[:1]])
 def test_what_is_sick_is_found(folder, name):
     reading = read(name, 0, folder)
     assert reading.is_found, [str(finding) for finding in reading.findings]
