@@ -16,7 +16,7 @@ from actlab.axis import LinearAxis
 from actlab.findings.facts import QUANTILES, Facts
 from actlab.findings.sums import SUMS, regions, sum_rows
 from actlab.run import Run
-from actlab.stats import quantile
+from actlab.stats import quantile, total_variation
 from actlab.steps.blocks import row_blocks
 
 __all__ = ["Survey"]
@@ -179,7 +179,9 @@ class _Table:
     def _describe(self) -> None:
         """Describe the last epoch as far as it was read."""
         last, is_first = self._epochs[-1], len(self._epochs) == 1
-        last.moved = np.full(len(self._names), np.nan) if is_first else _distance(self.pooled, self._before)
+        last.moved = np.full(len(self._names), np.nan)
+        if not is_first:
+            last.moved = total_variation(self.counts(self.pooled), self.counts(self._before)).values
         last.quantile = quantile(self.counts(self.pooled), QUANTILES).values
 
     def counts(self, values: NDArray[Any]) -> xr.DataArray:
@@ -223,11 +225,3 @@ def _sizes(name: str, layer: pd.Series[Any]) -> tuple[int, int]:
     is_image = len(shape) > 3 or kind.startswith(("Conv", "BatchNorm", "InstanceNorm", "GroupNorm"))
     per_sample = math.prod(shape[:dim] + shape[dim + 1 :]) * int(layer["calls"])
     return per_sample, shape[1 if is_image else -1]
-
-
-def _distance(counts: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Return the total variation distance of counts [layer, bucket]; NaN where there are none."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        one, other = (each / each.sum(axis=1, keepdims=True) for each in (counts, others))
-    distance: NDArray[np.float64] = np.abs(one - other).sum(axis=1) / 2
-    return distance

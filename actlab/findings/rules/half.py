@@ -12,7 +12,7 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, broken, late, layer_rows, span
+from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, broken, largest, late, layer_rows, span
 from actlab.findings.spans import since
 
 __all__ = ["fp16_overflow", "fp16_underflow"]
@@ -63,21 +63,20 @@ def fp16_overflow(facts: Facts, limits: Fp16OverflowLimits) -> list[Sign] | Lack
         if known is None or (is_data and layer not in half):
             continue
         split, rows = known
-        largest = np.fmax(np.abs(rows["min"].values), np.abs(rows["max"].values))
+        size = largest(rows)
         infinite = (rows["pos_inf"] + rows["neg_inf"]).values > 0
-        hit = np.flatnonzero(largest >= limits.largest)
-        n_finite = int(np.isfinite(largest).sum())
-        made = _made_infinite(facts, layer, is_half=layer in half)
+        hit = np.flatnonzero(size >= limits.largest)
+        n_finite = int(np.isfinite(size).sum())
         if hit.size >= max(3, limits.share * n_finite) or (layer in half and _breaks(rows, hit)):
             evidence = (
-                f"values of up to {np.nanmax(largest):,.5g} in size, and at least {limits.largest:,.5g} in "
+                f"values of up to {np.nanmax(size):,.5g} in size, and at least {limits.largest:,.5g} in "
                 f"{hit.size:,} of {n_finite:,} batches; float16 ends at {_LARGEST:,.0f}"
             )
             if layer in half:
                 evidence += f"; the layer is computed in float16, {infinite.sum():,} batches held infinities"
             steps = int(rows["step"][hit[0]]), int(rows["step"][hit[-1]])
-            signs.append(Sign(layer, split, steps, float(np.nanmax(largest)), limits.largest, evidence))
-        elif made is not None:
+            signs.append(Sign(layer, split, steps, float(np.nanmax(size)), limits.largest, evidence))
+        elif (made := _made_infinite(facts, layer, is_half=layer in half)) is not None:
             split, steps, n = made
             evidence = (
                 f"{n:,} values were infinite or NaN in step {steps[0]:,}, where all layers before were "
@@ -95,15 +94,14 @@ def _made_infinite(facts: Facts, layer: str, *, is_half: bool) -> tuple[str, tup
     """
     place, weighs = facts.order(layer), bool(re.match("linear|conv", facts.families[layer]))
     for split, rows in facts.rows.items():
-        is_first = rows["train_step"].values == 0
-        infinite = (rows["pos_inf"] + rows["neg_inf"]).values[:, place]
-        infinite = infinite + rows["nan"].values[:, place] * is_first
-        largest = np.fmax(np.abs(rows["min"].values), np.abs(rows["max"].values))[:, :place]
-        is_clear = is_first & weighs & (np.nan_to_num(largest).max(axis=1, initial=0) < _FAR_FROM_FLOAT32)
-        made = np.flatnonzero(
-            (infinite > 0) & (broken(rows)[:, :place].sum(axis=1) == 0) & (is_half | is_clear)
-        )
-        if made.size:
+        own, is_first = rows.isel(layer=place), rows["train_step"].values == 0
+        infinite = (own["pos_inf"] + own["neg_inf"] + own["nan"] * is_first).values
+        hit = np.flatnonzero(infinite > 0)
+        before = rows.isel(step=hit, layer=slice(place))
+        is_far = np.nan_to_num(largest(before)).max(axis=1, initial=0) < _FAR_FROM_FLOAT32
+        is_made = (broken(before).sum(axis=1) == 0) & (is_half | (is_first[hit] & weighs & is_far))
+        if is_made.any():
+            made = hit[is_made]
             steps = rows["step"].values[made]
             return split, (int(steps[0]), int(steps[-1])), int(infinite[made[0]])
     return None

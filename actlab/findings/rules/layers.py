@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from actlab.findings.facts import Facts
 
-__all__ = ["HAS_WEIGHTS", "IS_NORM", "LEAST_ROWS", "NO_ROWS", "broken", "late", "layer_rows", "span"]
+__all__ = ["HAS_WEIGHTS", "IS_NORM", "LEAST_ROWS", "NO_ROWS", "broken", "largest", "late"]
+__all__ += ["layer_rows", "span"]
 
 IS_NORM: Final = r"(?:batch|layer|group|instance|rms)norm|localresponsenorm"
 """Matches families that put mean and spread of units right."""
@@ -71,6 +72,12 @@ def broken(rows: xr.Dataset) -> NDArray[np.float64]:
     counts = [rows[name].values for name in ("nan", "pos_inf", "neg_inf")]
     total: NDArray[np.float64] = np.sum(counts, axis=0, dtype=np.float64)
     return total
+
+
+def largest(rows: xr.Dataset) -> NDArray[np.float64]:
+    """Return the size of the largest finite value, of rows in their dims; NaN where there is none."""
+    size: NDArray[np.float64] = np.fmax(np.abs(rows["min"].values), np.abs(rows["max"].values))
+    return size
 
 
 def span(rows: xr.Dataset, first: int = 0) -> tuple[int, int]:

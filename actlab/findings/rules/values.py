@@ -12,7 +12,7 @@ from pydantic import Field
 from actlab.findings.answers import trained
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, late, layer_rows, span
+from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, largest, late, layer_rows, span
 from actlab.findings.spans import since
 
 __all__ = ["nan_inf", "saturation"]
@@ -92,17 +92,17 @@ def _before(facts: Facts, sign: Sign, is_first: bool) -> str:
     """Say what came before: whether it was the first layer, and how large its values were."""
     rows = facts.rows[sign.split].sel(layer=sign.layer)
     place = int(np.searchsorted(rows["step"].values, sign.steps[0]))
-    largest = np.fmax(np.abs(rows["min"].values), np.abs(rows["max"].values))[: place + 1]
-    largest = largest[np.isfinite(largest)]
+    sizes = largest(rows)[: place + 1]
+    sizes = sizes[np.isfinite(sizes)]
     words = "the first layer of the model in which it was seen" if is_first else "after other layers"
     # The input of a later model of several may be what an earlier one gave.
     if facts.families[sign.layer] == "input" and (is_first or sign.layer == "input"):
         words = "the data themselves hold it"
-    if not largest.size:
+    if not sizes.size:
         return words
-    grown = largest[-1] > 100 * np.median(largest) and largest.size > 1
-    size = f"its other values reached {largest[-1]:.3g}"
-    return f"{words}; {size}" + (f", up from {np.median(largest):.3g} as usual before" if grown else "")
+    grown = sizes[-1] > 100 * np.median(sizes) and sizes.size > 1
+    size = f"its other values reached {sizes[-1]:.3g}"
+    return f"{words}; {size}" + (f", up from {np.median(sizes):.3g} as usual before" if grown else "")
 
 
 class SaturationLimits(Limits):
