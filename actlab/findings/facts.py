@@ -38,8 +38,9 @@ class Facts:
         For each split, all [step, layer]: n, mean, std, min, max as recorded, samples (of the batch; 0 where
         unknown), and numbers of values:
 
-        - zeros: exactly 0; tiny: not 0, but smaller in size than 2^-24; near_zero: smaller than 1/64, zeros
-          included; low, high: at or below -63/64, at or above 63/64;
+        - zeros: exactly 0; tiny: not 0, but smaller in size than 2^-24; subnormal: from there to below
+          2^-14, where float16 lacks digits; near_zero: smaller than 1/64, all of those included; low,
+          high: at or below -63/64, at or above 63/64;
         - nan, pos_inf, neg_inf;
         - occupied: the number of buckets that hold any finite values (no number of values);
         - same: in buckets whose count is a multiple of the samples of the batch: about all of n where every

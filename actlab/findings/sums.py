@@ -18,6 +18,7 @@ SUMS: Final = (
     "pos_inf",
     "neg_inf",
     "tiny",
+    "subnormal",
     "near_zero",
     "low",
     "high",
@@ -27,11 +28,12 @@ SUMS: Final = (
 )
 """What is summed of each row and layer, see `Facts`."""
 
-_ZEROS, _TINIES, _NEAR_ZERO, _SAME, _ALIKE, _OCCUPIED = (
-    SUMS.index(name) for name in ("zeros", "tiny", "near_zero", "same", "alike", "occupied")
+_ZEROS, _TINIES, _SUBNORMALS, _NEAR_ZERO, _SAME, _ALIKE, _OCCUPIED = (
+    SUMS.index(name) for name in ("zeros", "tiny", "subnormal", "near_zero", "same", "alike", "occupied")
 )
 
 _TINY: Final = 2.0**-24  # the smallest number of float16: what is less in size becomes 0, or that
+_NORMAL: Final = 2.0**-14  # the smallest that float16 holds with all its digits
 _NEAR, _RAIL = 1 / 64, 63 / 64
 
 
@@ -44,6 +46,7 @@ def regions(axis: FloatAxis) -> NDArray[np.int64]:
     place = np.full(axis.n_buckets, -1, np.int64)
     with np.errstate(invalid="ignore"):  # the ends of NaN's bucket
         place[(lower >= -_NEAR) & (upper <= _NEAR)] = SUMS.index("near_zero")
+        place[(lower >= -_NORMAL) & (upper <= _NORMAL)] = SUMS.index("subnormal")
         place[(lower >= -_TINY) & (upper <= _TINY)] = SUMS.index("tiny")
         place[(lower == 0) & (upper == 0)] = SUMS.index("zeros")
         place[upper <= -_RAIL] = SUMS.index("low")
@@ -99,7 +102,7 @@ def sum_rows(
                 if 1 < bucket < n_buckets - 3:  # what lies beyond the axis differs, if in one bucket
                     sums[_SAME] += count * (count % size == 0)
                     sums[_ALIKE] += count * (count % width == 0)
-            sums[_NEAR_ZERO] += sums[_ZEROS] + sums[_TINIES]
+            sums[_NEAR_ZERO] += sums[_ZEROS] + sums[_TINIES] + sums[_SUBNORMALS]
             sums[_SAME] *= samples[row, layer] > 0
             sums[_ALIKE] *= units[layer] > 0
     return found

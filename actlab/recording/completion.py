@@ -75,15 +75,23 @@ class Completion:
             self._session.writer.update_attributes(
                 head=name, head_unit_dim=head.unit_dim, head_counted=head.is_large
             )
+            if labels is not None and not head.has_labels:
+                told = (
+                    f"no layer makes the model's output; {name!r} is kept as the head, without labels, as it has "
+                    "other units: return the output through an nn.Identity() to keep that, with its labels"
+                )
+                guard.warn("head", told)
         batch.unit_dim = head.unit_dim
         with guard("labels", "only the labels of this batch are left out"):
             head.check_labels()
-            if batch.head is not None and labels is not None and not head.is_large:
+            if batch.head is not None and labels is not None and head.has_labels and not head.is_large:
                 batch.label = Delivery(Deferred([labels.clone()], operator.itemgetter(0)))
 
     def _look_at(self, batch: Batch, labels: torch.Tensor | None) -> None:
         """Find out, of the first labels, what they are to the head."""
-        if self._has_targets or labels is None or batch.totals is None or self._told_head is None:
+        if self._has_targets or labels is None or not self._head.has_labels:
+            return
+        if batch.totals is None or self._told_head is None:
             return
         shapes = {layer.name: layer.shape for layer in batch.totals.layers}
         if shape := shapes.get(self._told_head[0] or ""):

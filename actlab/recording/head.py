@@ -29,7 +29,7 @@ __all__ = ["MAX_RAW_VALUES", "Head"]
 MAX_RAW_VALUES = 8192
 _MAX_LATER_VALUES = 16 * MAX_RAW_VALUES
 
-_SKIPPED = (_Loss, _DropoutNd, nn.Identity, nn.Softmax, nn.Softmax2d, nn.LogSoftmax)
+_PASSED = (_DropoutNd, nn.Identity, nn.Softmax, nn.Softmax2d, nn.LogSoftmax)
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,21 @@ class _Candidate:
         module = self.key[0].module
         return module is not None and any(True for _ in module.parameters())
 
+    @property
+    def is_passed(self) -> bool:
+        """Whether the leaf says the answer of the one before it in other words."""
+        return isinstance(self.key[0].module, _PASSED)
+
 
 class Head:
     """Find the head in the first forward and keep its raw outputs, one batch at a time.
 
     The head is the last called leaf whose floating, non-scalar output is the model's output or
-    shares its storage, losses, Identity, Dropout and Softmax left out; failing that, the last
-    called leaf with parameters. Of several members of its output the head is the first returned.
+    shares its storage, losses, Identity, Dropout and Softmax left out; failing that, an Identity which
+    alone has that output (as where a mask is added by hand before it); failing that, the last called
+    leaf with parameters, of those that have as many units as the output if there are any; where there
+    are none, labels are not those of the head. Of several members of its output the head is the first
+    returned.
     Its values are kept raw where the first batch has at most 8,192, and float32 holds them exactly;
     a later batch that is over 16 times as large, or not exact in float32, is not kept. Where the
     first batch has more, a `LargeHead` counts them by unit and by YES and NO.
@@ -67,11 +75,17 @@ class Head:
         The recording axis.
     keep : bool
         Whether raw values are wanted at all.
+
+    Attributes
+    ----------
+    has_labels : bool
+        Whether the labels of a batch may be those of the head's outputs.
     """
 
     def __init__(self, name: str | None, axis: FloatAxis, *, keep: bool) -> None:
         self.key: Key | None = None
         self.unit_dim: int | None = None
+        self.has_labels = True
         self._given = name
         self._axis = axis
         self._keep = keep
@@ -100,7 +114,7 @@ class Head:
 
     def begin(self, labels: torch.Tensor | None) -> None:
         """Take the labels of the batch that begins, or None."""
-        self._labels = labels
+        self._labels = labels if self.has_labels else None
 
     def see(self, key: Key, tensor: torch.Tensor) -> None:
         """Look at one output of a layer, at the moment of its call."""
@@ -119,8 +133,12 @@ class Head:
         if self._given is not None:
             return
         storages = [_StorageWeakRef(tensor.untyped_storage()) for tensor in returned if tensor.dim() > 0]
-        made = [each for each in self._candidates if each.storage in storages]
-        if chosen := made or [each for each in self._candidates if each.has_parameters]:
+        made = _makers([each for each in self._candidates if each.storage in storages])
+        learning = [each for each in self._candidates if each.has_parameters]
+        alike = [each for each in learning if any(_has_units(tensor, each) for tensor in returned)]
+        if chosen := made or alike or learning:
+            self.has_labels = bool(made or alike) or all(tensor.dim() < 2 for tensor in returned)
+            self._labels = self._labels if self.has_labels else None
             outputs = [each for each in chosen if each.key[:2] == chosen[-1].key[:2]]
             first = min(outputs, key=lambda each: storages.index(each.storage) if made else 0)
             self.key = first.key
@@ -213,9 +231,8 @@ class Head:
     def _settle_unit_dim(self, shape: Sequence[int]) -> int:
         """Return the dimension of the units: 1 for [N, C, ...], else -1 for the last."""
         if self.unit_dim is None:
-            module = self.key[0].module if self.key is not None else None
-            if isinstance(module, _ConvNd):
-                self.unit_dim = len(shape) - 1 - len(module.kernel_size)
+            if self.key is not None and (channel := _channel_dim(self.key, shape)) is not None:
+                self.unit_dim = channel
             else:
                 given = () if self._labels is None else tuple(self._labels.shape)
                 is_class_first = len(shape) > 2 and given == (shape[0], *shape[2:]) != tuple(shape[:-1])
@@ -247,6 +264,27 @@ def _untouched(candidate: _Candidate, returned: Sequence[torch.Tensor]) -> torch
     return None
 
 
+def _makers(candidates: list[_Candidate]) -> list[_Candidate]:
+    """Leave out whoever only passes an output on, unless nobody is known to have made it."""
+    if made := [each for each in candidates if not each.is_passed]:
+        return made
+    is_only_passed = all(isinstance(each.key[0].module, nn.Identity) for each in candidates)
+    return candidates if is_only_passed else []
+
+
+def _channel_dim(key: Key, shape: Sequence[int]) -> int | None:
+    """Return the dimension of a convolution's channels; None for other modules."""
+    module = key[0].module
+    return len(shape) - 1 - len(module.kernel_size) if isinstance(module, _ConvNd) else None
+
+
+def _has_units(tensor: torch.Tensor, candidate: _Candidate) -> bool:
+    """Say whether what the model returned has the candidate's units; it may have been resized."""
+    channel = _channel_dim(candidate.key, candidate.shape)
+    unit_dim = -1 if channel is None else channel
+    return tensor.dim() == len(candidate.shape) and tensor.shape[unit_dim] == candidate.shape[unit_dim]
+
+
 def _may_be_head(site: Site) -> bool:
-    """Say whether a site is a leaf module that makes outputs of its own."""
-    return site.module is not None and site.is_leaf and not isinstance(site.module, _SKIPPED)
+    """Say whether a site is a leaf module, and no loss."""
+    return site.module is not None and site.is_leaf and not isinstance(site.module, _Loss)

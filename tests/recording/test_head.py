@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import actlab
@@ -41,6 +42,15 @@ HEADS = {
     "last linear": (sequence(), "2"),
     "softmax is skipped": (sequence(nn.Softmax(1)), "2"),
     "dropout and identity are skipped": (sequence(nn.Dropout(), nn.Identity()), "2"),
+    "softmax and identity are skipped": (sequence(nn.Softmax(1), nn.Identity()), "2"),
+    "an identity that alone has the output": (
+        Functional(lambda m, x: m.out(m.fc(x) - 8), fc=nn.Linear(4, 3), out=nn.Identity()),
+        "out",
+    ),
+    "an identity around a functional softmax": (
+        Functional(lambda m, x: m.out(m.fc(x).softmax(1)), fc=nn.Linear(4, 3), out=nn.Identity()),
+        "out",
+    ),
     "a view of the head": (
         Functional(lambda m, x: m.fc(m.a(x)).view(-1), a=nn.Linear(4, 4), fc=nn.Linear(4, 3)),
         "fc",
@@ -51,6 +61,14 @@ HEADS = {
     ),
     "not the last called": (
         Functional(lambda m, x: (m.fc(x), m.aux(x))[0], fc=nn.Linear(4, 3), aux=nn.Linear(4, 9)),
+        "fc",
+    ),
+    "as many units as the output": (
+        Functional(
+            lambda m, x: m.fc(x) + (x[:, :1] * m.hyper(x)).view(-1, 3, 2).sum(2),
+            fc=nn.Linear(4, 3),
+            hyper=nn.Linear(4, 6),
+        ),
         "fc",
     ),
     "loss among the outputs": (
@@ -94,6 +112,38 @@ def test_a_given_head_is_kept_instead(writer):
         writer, HEADS["the output of a recurrent layer"][0], torch.randn(5, 4), head="gru"
     )
     assert (attributes["head"], row.head.shape) == ("gru:0", (5, 3))
+
+
+class Cosine(nn.Module):
+    """A classifier by the angle to a direction for each class, which no layer holds."""
+
+    def __init__(self, embed, n_classes):
+        super().__init__()
+        self.embed, self.directions = embed, nn.Parameter(torch.randn(n_classes, 8))
+
+    def forward(self, x):
+        return F.linear(F.normalize(self.embed(x), dim=-1), F.normalize(self.directions))
+
+
+@pytest.mark.parametrize("n_raw", [5, 2000])
+def test_labels_of_other_units_are_not_those_of_the_head(writer, n_raw):
+    model, x = Cosine(nn.Linear(4, 8), 3), torch.randn(n_raw, 4)
+    with pytest.warns(RuntimeWarning, match=r"'embed' is kept as the head, without labels.*nn\.Identity"):
+        row, attributes = recorded(writer, model, x, labels=torch.arange(n_raw) % 3)
+    assert (attributes["head"], row.label, "targets" in attributes) == ("embed", None, False)
+    assert row.label_moments is None
+
+
+def test_labels_of_a_resized_output_are_those_of_the_head(writer):
+    model = Functional(lambda m, x: F.interpolate(m.conv(x), scale_factor=2), conv=nn.Conv2d(1, 3, 1))
+    row, attributes = recorded(writer, model, torch.randn(2, 1, 4, 4), labels=torch.zeros(2, 4, 4).long())
+    assert (attributes["head"], row.label.size, attributes["targets"]) == ("conv", 32, "classes")
+
+
+def test_labels_belong_to_the_head_of_a_model_that_returns_its_loss(writer):
+    model = Functional(lambda m, x: m.fc(x).square().mean(), fc=nn.Linear(4, 3))
+    row, attributes = recorded(writer, model, torch.randn(5, 4), labels=torch.zeros(5).long())
+    assert (attributes["head"], row.label.size) == ("fc", 5)
 
 
 def test_a_head_outside_the_chosen_layers_is_neither_kept_nor_named(writer, hooks_of):

@@ -12,16 +12,16 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import HAS_WEIGHTS, NO_ROWS, broken, largest, late, layer_rows, span
+from actlab.findings.rules.layers import NO_ROWS, broken, largest, late, layer_rows, span
 from actlab.findings.spans import since
 
 __all__ = ["fp16_overflow", "fp16_underflow"]
 
 _LARGEST: Final = float(np.finfo(np.float16).max)
-_SMALLEST_NORMAL: Final = float(np.finfo(np.float16).smallest_normal)
 _WHOLE: Final = 2048  # up to here float16 holds all whole numbers
 _FAR_FROM_FLOAT32: Final = 1e12
 _SOON: Final = 3  # rows between a value too large and the first that is not finite
+_NEARLY: Final = 0.1  # share of subnormal numbers, of those that are not 0
 _LEAST_ENDS: Final = 3  # extremes of a layer that tell that it is computed in float16
 # Tiny values are what these are meant to give.
 _TAILS: Final = r"gelu|silu|mish|softplus|elu|selu|celu|\w*sigmoid|\w*softm\w*|rnn\w*|lstm\w*|gru\w*"
@@ -116,23 +116,23 @@ def _breaks(rows: xr.Dataset, hit: NDArray[np.int64]) -> bool:
 def _half(facts: Facts) -> set[str]:
     """Return the layers that are computed in float16: all their extremes are such numbers.
 
-    Few or no extremes of a layer tell nothing, unless those of all layers with weights together do.
+    Few or no extremes of a layer tell nothing, unless those of all that autocast chooses together do.
     """
     telling: dict[str, int] = {}
+    cast = facts.layers.index[facts.families.str.match("linear|conv")]
     extremes = [table[name].values for table in facts.rows.values() for name in ("min", "max")]
     for layer in map(str, facts.layers.index):
         place = facts.order(layer)
         ends = np.unique(np.concatenate([values[:, place] for values in extremes]))
         ends = ends[np.isfinite(ends) & (ends != 0)]
-        # Small whole numbers, such as codes, are float16 by chance.
-        ends = ends[(ends != np.round(ends)) | (np.abs(ends) > _WHOLE)]
+        if layer not in cast:  # small whole numbers, such as codes, are float16 by chance
+            ends = ends[(ends != np.round(ends)) | (np.abs(ends) > _WHOLE)]
         if (ends.clip(-_LARGEST, _LARGEST).astype(np.float16) == ends).all():
             telling[layer] = ends.size
     inner = facts.layers.index[facts.families != "input"]
-    weighted = facts.layers.index[facts.families.str.contains(HAS_WEIGHTS)]
     is_whole = any(
         all(layer in telling for layer in layers) and sum(telling[layer] for layer in layers) >= _LEAST_ENDS
-        for layers in (inner, weighted)
+        for layers in (inner, cast)
     )
     found = {layer for layer, n in telling.items() if n >= _LEAST_ENDS}
     return set(telling) if found or is_whole else set()
@@ -150,7 +150,8 @@ class Fp16UnderflowLimits(Limits):
     name="Underflow of float16",
     level="warning",
     limits=Fp16UnderflowLimits,
-    looks_at="the share of values below 2^-24 in size, of those that are not 0",
+    looks_at="the share of values below 2^-24 in size, of those that are not 0; in layers computed in "
+    "float16 that of zeros, where many others are below 2^-14",
     needs="10 batches, recorded with buckets down to 2^-24",
     why="In half precision these values are 0: what they carry is lost, forward and backward.",
     remedy="Scale up what enters {layer}, put a normalisation in front of it, or compute it in bfloat16; "
@@ -171,7 +172,7 @@ def fp16_underflow(facts: Facts, limits: Fp16UnderflowLimits) -> list[Sign] | La
         if found is None:
             continue
         split, rows = found
-        is_half = layer in half and bool(kind.str.contains(HAS_WEIGHTS)[layer])
+        is_half = layer in half
         share = _lost(rows, is_half=is_half)
         value, first = float(late(share).mean()), since(share >= limits.share)
         if first is None or value < limits.share:
@@ -185,12 +186,12 @@ def fp16_underflow(facts: Facts, limits: Fp16UnderflowLimits) -> list[Sign] | La
 
 def _lost(rows: xr.Dataset, *, is_half: bool) -> NDArray[np.float64]:
     """Return the share of values [row] that are too small, or were: those are 0 by now."""
-    counts = {name: rows[name].values.astype(float) for name in ("n", "zeros", "tiny")}
-    held = counts["n"] - broken(rows)
+    held = rows["n"].values - broken(rows)
+    zeros, subnormal = rows["zeros"].values, rows["subnormal"].values
     if is_half:
-        # Where values are about as small nothing else makes zeros.
-        lost = counts["tiny"] + np.where(rows["std"].values < _SMALLEST_NORMAL, counts["zeros"], 0)
+        # Where many of the others nearly became 0, those that are 0 did; else something else made them.
+        lost = np.where(subnormal > _NEARLY * (held - zeros), zeros, 0)
+        share: NDArray[np.float64] = lost / np.maximum(held, 1)
     else:
-        lost, held = counts["tiny"], held - counts["zeros"]
-    share: NDArray[np.float64] = lost / np.maximum(held, 1)
+        share = rows["tiny"].values / np.maximum(held - zeros, 1)
     return share

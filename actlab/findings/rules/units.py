@@ -296,12 +296,15 @@ def dormant_channels(facts: Facts, limits: DormantChannelsLimits) -> list[Sign] 
 
 
 def _speaking(facts: Facts) -> list[str]:
-    """Return activations, and layers with weights that neither an activation nor a normalisation follows."""
-    kind = facts.families
+    """Return activations, layers with weights that neither an activation nor a normalisation follows, and
+    modules of one's own that change the units of the layer before them one by one.
+    """
+    kind, shape = facts.families, facts.layers["shape"].astype(str)
     is_activation = kind.isin(_ACTIVATIONS)
+    is_own = ~kind.str.match(_NO_RECTIFIERS) & ~kind.str.contains(HAS_WEIGHTS) & (shape == shape.shift())
     follows = (is_activation | kind.str.contains(IS_NORM)).shift(-1, fill_value=False)
     weighs = kind.str.match("linear|conv") & ~follows & (kind.index != facts.head)
-    return [*kind.index[is_activation | weighs]]
+    return [*kind.index[is_activation | weighs | is_own]]
 
 
 def _dormant(

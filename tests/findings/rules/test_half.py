@@ -106,6 +106,35 @@ def test_what_half_precision_lost_is_0_by_then(watch):
     assert signs(fp16_underflow, watch(net().half(), lambda step: noise(step, torch.float16), steps=24)) == []
 
 
+def test_a_module_of_ones_own_loses_values_too(watch):
+    class Kernel(nn.Module):
+        """Distances into similarities, which fall fast."""
+
+        def __init__(self, fall):
+            super().__init__()
+            self.fall = fall
+
+        def forward(self, x):
+            return (-self.fall * x**2).exp()
+
+    def model(fall):
+        return nn.Sequential(nn.Linear(8, 24), Kernel(fall), nn.Linear(24, 3)).half()
+
+    def batch(step):
+        return noise(step, torch.float16)
+
+    (sign,) = signs(fp16_underflow, watch(model(60), batch, steps=24, labels=CLASSES))
+    assert sign.layer == "1"
+    assert signs(fp16_underflow, watch(model(1), batch, steps=24, labels=CLASSES)) == []
+
+
+def test_zeros_of_a_rectifier_are_not_lost(watch):
+    model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Dropout(0.5), nn.Linear(24, 3))
+    assert signs(fp16_underflow, watch(model.half(), lambda step: noise(step, torch.float16), steps=24)) == []
+    model[0].bias.data -= 100  # gives only 0
+    assert signs(fp16_underflow, watch(model, lambda step: noise(step, torch.float16), steps=24)) == []
+
+
 def test_tails_are_meant_to_be_tiny(watch):
     model = nn.Sequential(nn.Linear(8, 24), nn.Sigmoid(), nn.Linear(24, 2))
     model[0].bias.data -= 40
