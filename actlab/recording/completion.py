@@ -77,8 +77,8 @@ class Completion:
             )
             if labels is not None and not head.has_labels:
                 told = (
-                    f"no layer makes the model's output; {name!r} is kept as the head, without labels, as it has "
-                    "other units: return the output through an nn.Identity() to keep that, with its labels"
+                    f"no layer makes the model's output; {name!r} is kept as the head, without labels, as it "
+                    "has other units: return the output through an nn.Identity() to keep that, and its labels"
                 )
                 guard.warn("head", told)
         batch.unit_dim = head.unit_dim

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 import actlab
 from actlab.axis import LinearAxis
@@ -122,7 +122,7 @@ class Cosine(nn.Module):
         self.embed, self.directions = embed, nn.Parameter(torch.randn(n_classes, 8))
 
     def forward(self, x):
-        return F.linear(F.normalize(self.embed(x), dim=-1), F.normalize(self.directions))
+        return functional.linear(functional.normalize(self.embed(x), dim=-1), self.directions)
 
 
 @pytest.mark.parametrize("n_raw", [5, 2000])
@@ -135,7 +135,8 @@ def test_labels_of_other_units_are_not_those_of_the_head(writer, n_raw):
 
 
 def test_labels_of_a_resized_output_are_those_of_the_head(writer):
-    model = Functional(lambda m, x: F.interpolate(m.conv(x), scale_factor=2), conv=nn.Conv2d(1, 3, 1))
+    conv = nn.Conv2d(1, 3, 1)
+    model = Functional(lambda m, x: functional.interpolate(m.conv(x), scale_factor=2), conv=conv)
     row, attributes = recorded(writer, model, torch.randn(2, 1, 4, 4), labels=torch.zeros(2, 4, 4).long())
     assert (attributes["head"], row.label.size, attributes["targets"]) == ("conv", 32, "classes")
 

@@ -296,7 +296,9 @@ def dormant_channels(facts: Facts, limits: DormantChannelsLimits) -> list[Sign] 
 
 
 def _speaking(facts: Facts) -> list[str]:
-    """Return activations, layers with weights that neither an activation nor a normalisation follows, and
+    """Return layers that speak for themselves.
+
+    Those are activations, layers with weights that neither an activation nor a normalisation follows, and
     modules of one's own that change the units of the layer before them one by one.
     """
     kind, shape = facts.families, facts.layers["shape"].astype(str)
