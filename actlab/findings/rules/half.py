@@ -96,7 +96,10 @@ def _made_infinite(facts: Facts, layer: str, *, is_half: bool) -> tuple[str, tup
     for split, rows in facts.rows.items():
         own, is_first = rows.isel(layer=place), rows["train_step"].values == 0
         infinite = (own["pos_inf"] + own["neg_inf"] + own["nan"] * is_first).values
-        hit = np.flatnonzero(infinite > 0)
+        # A mask gives negative infinities, and all after it stays finite.
+        goes_on = broken(rows.isel(layer=slice(place + 1, None))).any(axis=1)
+        is_mask = (own["neg_inf"].values == infinite) & ~goes_on
+        hit = np.flatnonzero((infinite > 0) & ~is_mask)
         before = rows.isel(step=hit, layer=slice(place))
         is_far = np.nan_to_num(largest(before)).max(axis=1, initial=0) < _FAR_FROM_FLOAT32
         is_made = (broken(before).sum(axis=1) == 0) & (is_half | (is_first[hit] & weighs & is_far))
@@ -119,6 +122,7 @@ def _half(facts: Facts) -> set[str]:
     Few or no extremes of a layer tell nothing, unless those of all that autocast chooses together do.
     """
     telling: dict[str, int] = {}
+    is_finer = False  # than bfloat16, whose numbers of usual size are all in float16
     cast = facts.layers.index[facts.families.str.match("linear|conv")]
     extremes = [table[name].values for table in facts.rows.values() for name in ("min", "max")]
     for layer in map(str, facts.layers.index):
@@ -129,13 +133,14 @@ def _half(facts: Facts) -> set[str]:
             ends = ends[(ends != np.round(ends)) | (np.abs(ends) > _WHOLE)]
         if (ends.clip(-_LARGEST, _LARGEST).astype(np.float16) == ends).all():
             telling[layer] = ends.size
+            is_finer |= bool((ends.astype(np.float32).view(np.uint32) & 0xFFFF).any())
     inner = facts.layers.index[facts.families != "input"]
     is_whole = any(
         all(layer in telling for layer in layers) and sum(telling[layer] for layer in layers) >= _LEAST_ENDS
         for layers in (inner, cast)
     )
     found = {layer for layer, n in telling.items() if n >= _LEAST_ENDS}
-    return set(telling) if found or is_whole else set()
+    return set(telling) if (found or is_whole) and is_finer else set()
 
 
 class Fp16UnderflowLimits(Limits):

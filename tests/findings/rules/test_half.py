@@ -135,6 +135,31 @@ def test_zeros_of_a_rectifier_are_not_lost(watch):
     assert signs(fp16_underflow, watch(model, lambda step: noise(step, torch.float16), steps=24)) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mask_is_no_overflow(watch, dtype):
+    class Masked(nn.Module):
+        """Scores that are infinite where a mask says so, and their softmax."""
+
+        def __init__(self):
+            super().__init__()
+            self.lin, self.mask, self.soft = nn.Linear(8, 24), nn.Identity(), nn.Softmax(1)
+            self.fc = nn.Linear(24, 3)
+
+        def forward(self, x):
+            hidden = torch.arange(24) > 15
+            return self.fc(self.soft(self.mask(self.lin(x).masked_fill(hidden, -torch.inf))))
+
+    facts = watch(Masked().to(dtype), lambda step: noise(step, dtype), steps=24, labels=CLASSES)
+    assert float(facts.rows["train"].neg_inf.sel(layer="mask").min()) > 0
+    assert signs(fp16_overflow, facts) == []
+
+
+def test_bfloat16_does_not_underflow(watch):
+    model = net(1e-7).to(torch.bfloat16)
+    facts = watch(model, lambda step: noise(step, torch.bfloat16), steps=24, labels=CLASSES)
+    assert "became 0" not in "".join(sign.evidence for sign in signs(fp16_underflow, facts))
+
+
 def test_tails_are_meant_to_be_tiny(watch):
     model = nn.Sequential(nn.Linear(8, 24), nn.Sigmoid(), nn.Linear(24, 2))
     model[0].bias.data -= 40
