@@ -16,11 +16,15 @@ from actlab.findings.answers import trained
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
 from actlab.findings.rules.layers import late
+from actlab.findings.rules.sizes import IS_WEIGHTED
 from actlab.findings.rules.sizes import sizes as sizes_of
 
 __all__ = ["lr_too_high", "rise_and_collapse"]
 
-_LEARNS: Final = r"(?:lazy)?(?:linear|bilinear|conv|rnn|lstm|gru|multiheadattention)"
+_IS_BOUNDED: Final = "rnn|lstm|gru"
+"""Matches families whose outputs cannot grow, however large the weights: recurrent layers and cells."""
+
+_IS_SCALED: Final = rf"{IS_WEIGHTED}|{_IS_BOUNDED}|multiheadattention"
 """Matches families whose outputs are as large as their weights make them."""
 
 _FELT: Final = 2.0  # factor from which on a change of size counts as its beginning
@@ -65,6 +69,9 @@ class LrTooHighLimits(Limits):
     batches: int = Field(10, ge=1, description="number of training batches within which layers are thrown up")
     thrown: float = Field(
         20.0, gt=1, description="factor by which outputs grow within these batches, whatever the loss does"
+    )
+    thrown_head: float = Field(
+        30.0, gt=1, description="the same of the head, where all layers below it are recurrent, so bounded"
     )
     felt: float = Field(
         2.5, gt=1, description="the same at the beginning of a training that does not learn, or diverges"
@@ -116,7 +123,7 @@ def lr_too_high(facts: Facts, limits: LrTooHighLimits) -> list[Sign] | Lacking:
     if rows is None or rows.sizes["step"] <= _LASTING:
         return Lacking(f"needs {_LASTING + 1} training batches")
     kinds = facts.families
-    sizes = _sizes(facts, [*kinds.index[kinds.str.match(_LEARNS)]])
+    sizes = _sizes(facts, [*kinds.index[kinds.str.contains(_IS_SCALED)]])
     if not sizes.layers:
         return Lacking("needs layers with weights (linear, convolution, recurrent)")
     is_sparse = np.diff(sizes.done).min() > limits.batches
@@ -130,6 +137,10 @@ def lr_too_high(facts: Facts, limits: LrTooHighLimits) -> list[Sign] | Lacking:
     typical = np.median(rise[:, is_hidden], axis=1)
     if typical.max() >= math.log(limits.thrown):
         return _thrown(sizes, rise, typical, limits, limits.thrown)
+    if kinds[sizes.layers][is_hidden].str.contains(_IS_BOUNDED).all() and not is_hidden.all():
+        head = rise[:, ~is_hidden].max(axis=1)
+        if head.max() >= math.log(limits.thrown_head):
+            return _thrown(sizes, rise, head, limits, limits.thrown_head)
     is_long = sizes.done[-1] - sizes.done[0] >= _ENOUGH - 1
     return _unlearned(facts, sizes, rise, is_hidden, limits) if is_long else []
 

@@ -10,12 +10,11 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import LEAST_ROWS
+from actlab.findings.rules.layers import HAS_WEIGHTS, LEAST_ROWS
 
 __all__ = ["frozen_layer"]
 
-_LEARNS: Final = r"(?:lazy)?(?:linear|bilinear|conv|rnn|lstm|gru|embedding|multiheadattention)|.*norm|prelu"
-"""Matches families of layers with parameters."""
+_LEARNS: Final = rf"{HAS_WEIGHTS}|prelu"
 
 _LEAST_VALUES: Final = 500  # of an epoch; the histogram of fewer may stay the same by chance
 _DEAD: Final = 0.99  # share of zeros, or of values that all samples share, from which no gradient passes
@@ -56,7 +55,7 @@ class FrozenLayerLimits(Limits):
 )
 def frozen_layer(facts: Facts, limits: FrozenLayerLimits) -> list[Sign] | Lacking:
     """Find layers that no training moves, up to the end."""
-    if not facts.families.str.match(_LEARNS).any():
+    if not facts.families.str.contains(_LEARNS).any():
         return Lacking("needs layers with parameters")
     for split in ("valid", "test"):
         if split in facts.epochs:
@@ -77,7 +76,7 @@ def _trained(facts: Facts, split: str) -> NDArray[np.int64]:
 def _frozen(facts: Facts, split: str, trained: NDArray[np.int64], limits: FrozenLayerLimits) -> list[Sign]:
     """Find the layers that stay the same in the last trained epochs."""
     kinds = facts.families
-    layers = [*kinds.index[kinds.str.match(_LEARNS)]]
+    layers = [*kinds.index[kinds.str.contains(_LEARNS)]]
     moved = facts.epochs[split]["moved"].sel(layer=layers).values[trained[1:]]
     still = np.cumprod(moved[::-1] <= limits.moved, axis=0).sum(axis=0)  # epochs in a row, up to the end
     moving = np.nan_to_num(moved[-limits.epochs :]).min(axis=0)

@@ -61,6 +61,24 @@ def test_the_head_tells_of_a_linear_model(tmp_path):
     assert [sign.layer for sign in signs(lr_too_high, facts)] == ["0"]
 
 
+class Reader(nn.Module):
+    """A recurrent layer and what it says at the end of a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.fc = nn.GRU(5, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.fc(self.cell(x.view(-1, 4, 5))[0][:, -1])
+
+
+def test_the_head_tells_where_all_below_it_is_bounded(tmp_path):
+    found = signs(lr_too_high, learn(tmp_path / "high", lambda step: 1e2, model=Reader()))
+    assert [sign.layer for sign in found] == ["fc"]
+    assert found[0].limit == lr_too_high.limits().thrown_head
+    assert signs(lr_too_high, learn(tmp_path / "good", lambda step: 0.3, model=Reader())) == []
+
+
 def outputs(record_run, sizes, layer="fc"):
     """Return facts of a run in which a layer's outputs are of these sizes [row]; its loss falls."""
     values = np.random.default_rng(5).normal(0, 1, (24, 10))
