@@ -37,6 +37,8 @@ _SMALLER_AT_FIRST: Final = (
 )
 _TOO_SHORT: Final = Lacking(f"needs {_LEAST} batches of training")
 
+_NO_BOTTOM: Final = 10  # how many times its first size a loss is below 0, if it has no least value
+
 
 class ExplodingLimits(Limits):
     """Thresholds of `exploding`."""
@@ -98,8 +100,10 @@ def _growth_limits(facts: Facts, limits: ExplodingLimits) -> tuple[float, float]
     if loss is None:
         return limits.unknown, limits.unknown
     tail = late(loss)
-    fell = bool(np.isfinite(tail).all()) and bool(np.median(tail) < middle(loss[: len(tail)]))
-    return (limits.unknown, limits.unknown) if fell else (limits.times, limits.going_on)
+    now = float(np.median(tail))
+    fell = bool(np.isfinite(tail).all()) and now < middle(loss[: len(tail)])
+    falls_forever = now < -_NO_BOTTOM * abs(middle(loss[:1]))  # as with a sign that is wrong
+    return (limits.unknown, limits.unknown) if fell and not falls_forever else (limits.times, limits.going_on)
 
 
 def _goes_on(times: NDArray[np.float64]) -> bool:

@@ -111,7 +111,15 @@ def test_large_inputs_are_no_explosion(facts_of, scale):
     assert find(exploding, facts_of(stack([1.4] * 4), batches(scale=scale), labels=classes)) == []
 
 
-@pytest.mark.parametrize(("log", "is_found"), [(lambda s: 1e4 / (s + 1), False), (lambda s: 10.0**s, True)])
+LOSSES = {
+    "falls": (lambda s: 1e4 / (s + 1), False),
+    "rises": (lambda s: 10.0**s, True),
+    "falls forever": (lambda s: 1.0 - 2.0**s, True),
+    "below 0 as that of a density": (lambda s: 1.4 - 3.0 * min(1, s / 10), False),
+}
+
+
+@pytest.mark.parametrize(("log", "is_found"), LOSSES.values(), ids=LOSSES)
 def test_a_regression_grows_to_its_targets_while_its_loss_falls(facts_of, log, is_found):
     model = stack([1.4, 1.4, 1.0])
     facts = facts_of(model, batches(20), after=grower(model[4], 2), log=log)
