@@ -8,10 +8,11 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, ndtr
 
 from actlab.findings.rule import Lacking
-from actlab.peaks.pooling import marks_of
+from actlab.peaks.pooling import marks_of, moments_by_label
+from actlab.rebinning import middles
 from actlab.run import Run
 from actlab.steps.merging import last_quarter
 
@@ -49,10 +50,11 @@ def answers(run: Run) -> xr.Dataset | Lacking:
           half (Hanley and McNeil, Radiology 143, 1982); of the logarithms of the probabilities where there
           is one class a sample and outputs were kept;
         - hits, said, hoped [split, epoch, unit]: numbers of right YES answers and of YES answers, and sum
-          of the probabilities of YES; NaN where outputs were counted, but for the first two of heads whose
-          units answer each by itself;
+          of the probabilities of YES. Of outputs that were counted, one class a sample, only `hits` are known
+          about: by how far means and deviations of the outputs by label are apart;
         - n, accuracy, loss [split, epoch]: labelled samples (of several labels each, outputs), share of
-          right answers, mean cross-entropy in nats; NaN likewise;
+          right answers, mean cross-entropy in nats; NaN where outputs were counted, but for `n` and
+          `accuracy` of units that answer each by itself;
         - first_step, last_step, train_step [split, epoch]: of the rows, the last one's for `train_step`.
 
         The attribute one_of says whether a sample has one class of several.
@@ -92,7 +94,8 @@ def _of_epoch(run: Run, split: str, epoch: int) -> _Part | None:
     raw, is_sure = run.values(run.head, split, rows), _is_probability(run)
     if raw is None:
         counts = run.unit_counts(run.head, split, rows)
-        part = None if counts is None else _of_counts(counts, is_sure=is_sure)
+        moments = moments_by_label(run, split, rows)
+        part = None if counts is None else _of_counts(counts, moments, is_sure=is_sure)
     else:
         part = _of_outputs(raw, is_sure=is_sure) if "label" in raw else None
     if part is None:
@@ -138,8 +141,8 @@ def _of_outputs(raw: xr.Dataset, *, is_sure: bool) -> _Part | None:
     }
 
 
-def _of_counts(counts: xr.DataArray, *, is_sure: bool) -> _Part | None:
-    """Describe outputs that were counted [unit, truth, bucket]."""
+def _of_counts(counts: xr.DataArray, moments: xr.Dataset | None, *, is_sure: bool) -> _Part | None:
+    """Describe outputs that were counted [unit, truth, bucket], with their moments by label."""
     yes, no = (counts.sel(truth=kind, drop=True) for kind in ("yes", "no"))
     if not (yes.any() and no.any()):
         return None
@@ -152,18 +155,41 @@ def _of_counts(counts: xr.DataArray, *, is_sure: bool) -> _Part | None:
         "auc": _auc(yes.values[:, :-1], no.values[:, :-1]),  # the last bucket is NaN, which has no order
         "one_of": one_of,
     }
+    if one_of and moments is not None and moments.sizes["unit"] == units:
+        part["hits"] = n_yes * _recall(moments)
     if not one_of:
         hits, wrong = (
             each.values[:, counts["lower"].values >= is_sure / 2].sum(axis=1) for each in (yes, no)
         )
         n = n_yes.sum() + n_no.sum()
+        value = middles(counts["lower"].values, counts["upper"].values)[:-1]
         part |= {
             "hits": hits,
             "said": hits + wrong,
+            "hoped": (yes + no).values[:, :-1] @ (value.clip(0, 1) if is_sure else expit(value)),
             "n": n,
             "accuracy": (hits.sum() + n_no.sum() - wrong.sum()) / n,
         }
     return part
+
+
+def _recall(moments: xr.Dataset) -> NDArray[np.float64]:
+    """Return about which share of the samples of each class [unit] get its YES, one class a sample.
+
+    It is at most the share in which its output exceeds that of any one other class; outputs are taken as
+    normal, and as independent of each other.
+    """
+    units = moments.sizes["unit"]
+    n, mean, std = (moments[name].values[:, :units].astype(np.float64) for name in ("n", "mean", "std"))
+    total = np.maximum(n.sum(axis=0), 1)
+    center = np.nansum(n * mean, axis=0) / total
+    variance = np.nansum(n * (std**2 + mean**2), axis=0) / total - center**2
+    ahead = np.diag(center)[:, None] - center
+    spread = np.sqrt(np.maximum(variance + np.diag(variance)[:, None], _TINY))
+    share: NDArray[np.float64] = ndtr(ahead / spread)
+    np.fill_diagonal(share, 1)
+    recall: NDArray[np.float64] = share.min(axis=1)
+    return recall
 
 
 def _auc(yes: NDArray[Any], no: NDArray[Any]) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ __all__ = [
     "epoch_label",
     "head_layer",
     "marks_of",
+    "moments_by_label",
     "n_units",
     "pool_epoch",
     "read",
@@ -176,7 +177,7 @@ def _counts_pool(run: Run, layer: str, split: str, rows: NDArray[np.int64]) -> P
     is_whole = not (is_float and by_unit.sel(truth="unlabelled").any())
     tells = is_whole and by_unit.sel(truth=["yes", "no"]).any()
     units = by_unit.sizes["unit"] if by_unit.attrs["units"] == "each" else 0
-    moments = _moments_by_label(run, split, rows) if units else None
+    moments = moments_by_label(run, split, rows) if units else None
 
     def truth(unit: int | None) -> _Truth:
         chosen = by_unit.sum("unit") if unit is None else by_unit.isel(unit=unit, drop=True)
@@ -189,8 +190,23 @@ def _counts_pool(run: Run, layer: str, split: str, rows: NDArray[np.int64]) -> P
     return Pool("counts", Sample.of_counts(counts), units, truth if tells else None)
 
 
-def _moments_by_label(run: Run, split: str, rows: NDArray[np.int64]) -> xr.Dataset | None:
-    """Return the moments of a large head by label, as recorded, where a value has one label."""
+def moments_by_label(run: Run, split: str, rows: NDArray[np.int64]) -> xr.Dataset | None:
+    """Return the moments of the head's outputs by label in some rows, where an output has one label.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    split : str
+        One of its splits.
+    rows : numpy.ndarray
+        Numbers of rows [row].
+
+    Returns
+    -------
+    xarray.Dataset or None
+        As `Run.label_moments`, loaded.
+    """
     found = run.label_moments(split)
     if found is None or run.attributes.get("targets") not in ("classes", "binary"):
         return None

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from actlab.findings.facts import Facts
 from actlab.findings.rule import Lacking, Limits, Sign, rule
-from actlab.findings.rules.layers import late, layer_rows, span
+from actlab.findings.rules.layers import LEAST_ROWS, late, layer_rows, span
 from actlab.findings.rules.sizes import is_regression, sizes
 from actlab.findings.spans import since
 
@@ -81,7 +81,22 @@ def collapsed_representation(facts: Facts, limits: CollapsedRepresentationLimits
         end = _answers(facts, head, *known[head], limits)
         if end is not None:
             return _collapsed(facts, known, end, limits)
+        behind = [layer for layer in known if facts.order(layer) > facts.order(head)]
+        if signs := [sign for layer in behind if (sign := _constant(layer, *known[layer]))]:
+            return signs
     return []
+
+
+def _constant(layer: str, split: str, rows: xr.Dataset) -> Sign | None:
+    """Tell whether a layer behind the head gives one value whatever the answers, as a softmax of one unit."""
+    first = since((rows["occupied"] == 1).values)
+    if first is None or len(rows["step"]) - first < LEAST_ROWS:
+        return None
+    evidence = (
+        f"all its values are {float(rows['mean'][-1]):.3g}, whatever the answers, since step "
+        f"{int(rows['step'][first]):,}: a softmax needs an output for each class, one output a sigmoid"
+    )
+    return Sign(layer, split, span(rows, first), 1.0, 1.0, evidence)
 
 
 def _collapsed(facts: Facts, known: _Known, end: Sign, limits: CollapsedRepresentationLimits) -> list[Sign]:

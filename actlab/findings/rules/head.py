@@ -215,6 +215,8 @@ def class_never_yes(facts: Facts, limits: ClassNeverYesLimits) -> list[Sign] | L
     others = float(np.nanmedian(_recall(part)[-1][~lasting]))
     words = f"{_names(np.flatnonzero(lasting))}: {hits:.0f} of {n:,.0f} samples in {split} get their own YES"
     words += f", of those of the other classes {100 * others:.0f} % (median)."
+    if "said" in part and not np.isfinite(part["said"].values[-1]).any():
+        words += " (Told by mean and deviation of the outputs by label: outputs were counted.)"
     if is_untaught[lasting].any():
         words += f" The labels of train hold none of {_names(np.flatnonzero(lasting & is_untaught))}."
     assert facts.head is not None
@@ -286,6 +288,12 @@ class NoYesRatioLimits(Limits):
     )
     hot: float = Field(20, gt=1, description="the same for labels of which a sample may have several")
     answers: float = Field(3, gt=1, description="how many times more YES may be answered than there are")
+    guessing: float = Field(
+        2,
+        gt=1,
+        description="the same of units that answer each by itself, where classes are told apart but the loss "
+        "is no better than that of guessing",
+    )
     samples: int = Field(100, ge=1, description="fewest labelled samples")
     classes: int = Field(20, ge=2, description="with more classes rare ones are normal, and not looked for")
 
@@ -348,7 +356,9 @@ def _wrong_answers(facts: Facts, table: xr.Dataset, limits: NoYesRatioLimits) ->
     n, hoped = part["n_yes"].values, part["hoped"].values
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         ratio = np.maximum(hoped / np.maximum(n, 1), np.where(_recall(part) > 0.02, n / hoped, 0))
-        is_wrong = (ratio > limits.answers) & (abs(hoped - n) > 4 * np.sqrt(np.maximum(hoped, n)) + 4)
+        guesses = (_skill(part) < 0.01) & (part["mean_auc"].values >= 0.7) & (not part.attrs["one_of"])
+        limit = np.where(guesses, min(limits.guessing, limits.answers), limits.answers)
+        is_wrong = (ratio > limit[:, None]) & (abs(hoped - n) > 4 * np.sqrt(np.maximum(hoped, n)) + 4)
     is_wrong &= part["mean_auc"].values[:, None] >= 0.6  # else nothing is told apart
     lasting = is_wrong[-2:].all(axis=0)
     if not lasting.any() or trained_steps(facts) < _FEW_STEPS:
@@ -363,4 +373,4 @@ def _wrong_answers(facts: Facts, table: xr.Dataset, limits: NoYesRatioLimits) ->
     words += f"the head gives to it add up to {hoped[-1, worst]:,.0f}."
     remedy = _OTHER_SHARES.replace("{split}", split) if split != "train" else _WRONG_SHARES
     value = float(ratio[-1, worst])
-    return Sign(facts.head, split, span(part, start), value, limits.answers, words, remedy)
+    return Sign(facts.head, split, span(part, start), value, float(limit[-1]), words, remedy)

@@ -48,11 +48,32 @@ class _Sizes(NamedTuple):
 
     def rise(self, within: int) -> NDArray[np.float64]:
         """Return by how much [row, layer] it grows within so many batches after a row, to stay as large."""
-        lasting = pd.DataFrame(self.size[::-1]).rolling(_LASTING, min_periods=1).min().to_numpy()[::-1]
-        before = pd.DataFrame(self.size).rolling(3, min_periods=1).max().to_numpy()
         later = np.searchsorted(self.done, self.done + within, side="right") - 1
-        rise: NDArray[np.float64] = lasting[later] - before
+        rise: NDArray[np.float64] = _lasting(self.size)[later] - _before(self.size)
         return rise
+
+    def leap(self, loss: NDArray[np.float64], within: int) -> NDArray[np.float64]:
+        """Return how far [row, layer] it rises for some rows, as far as the loss [row] rises with it."""
+        known = np.log(np.maximum(np.where(np.isfinite(loss), loss, 0), np.finfo(float).tiny))[:, None]
+        rows = max(1, int(within // max(np.diff(self.done).min(initial=within), 1)))
+        tops = []
+        for values in (self.size, known):
+            ahead = pd.DataFrame(_lasting(values)[::-1]).rolling(rows, min_periods=1).max().to_numpy()[::-1]
+            tops.append(ahead - _before(values))
+        leap: NDArray[np.float64] = np.minimum(*tops)
+        return leap
+
+
+def _lasting(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the least [row, layer] of some rows from each on."""
+    least: NDArray[np.float64] = pd.DataFrame(values[::-1]).rolling(_LASTING, min_periods=1).min().to_numpy()
+    return least[::-1]
+
+
+def _before(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the largest [row, layer] of each row and the two before it."""
+    most: NDArray[np.float64] = pd.DataFrame(values).rolling(3, min_periods=1).max().to_numpy()
+    return most
 
 
 def _sizes(facts: Facts, layers: list[str]) -> _Sizes:
@@ -72,6 +93,9 @@ class LrTooHighLimits(Limits):
     )
     thrown_head: float = Field(
         30.0, gt=1, description="the same of the head, where all layers below it are recurrent, so bounded"
+    )
+    leap: float = Field(
+        10.0, gt=1, description="the same for five batches at least, while the loss rises as far"
     )
     felt: float = Field(
         2.5, gt=1, description="the same at the beginning of a training that does not learn, or diverges"
@@ -134,13 +158,16 @@ def lr_too_high(facts: Facts, limits: LrTooHighLimits) -> list[Sign] | Lacking:
     is_hidden = np.array([layer != facts.head for layer in sizes.layers])
     is_hidden |= not is_hidden.any()  # of a linear model the head tells
     rise = sizes.rise(limits.batches)
-    typical = np.median(rise[:, is_hidden], axis=1)
-    if typical.max() >= math.log(limits.thrown):
-        return _thrown(sizes, rise, typical, limits, limits.thrown)
+    ways = [(rise, rise[:, is_hidden], limits.thrown, "")]
     if kinds[sizes.layers][is_hidden].str.contains(_IS_BOUNDED).all() and not is_hidden.all():
-        head = rise[:, ~is_hidden].max(axis=1)
-        if head.max() >= math.log(limits.thrown_head):
-            return _thrown(sizes, rise, head, limits, limits.thrown_head)
+        ways.append((rise, rise[:, ~is_hidden], limits.thrown_head, ""))
+    if (loss := facts.loss("train")) is not None:
+        leap = sizes.leap(loss, limits.batches)
+        ways.append((leap, leap[:, is_hidden], limits.leap, ", and the loss rose as far"))
+    for way, telling, limit, words in ways:
+        typical = np.median(telling, axis=1)
+        if typical.max() >= math.log(limit):
+            return _thrown(sizes, way, typical, limits, limit, words)
     is_long = sizes.done[-1] - sizes.done[0] >= _ENOUGH - 1
     return _unlearned(facts, sizes, rise, is_hidden, limits) if is_long else []
 

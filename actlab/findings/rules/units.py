@@ -305,7 +305,7 @@ def _speaking(facts: Facts) -> list[str]:
     is_activation = kind.isin(_ACTIVATIONS)
     is_own = ~kind.str.match(_NO_RECTIFIERS) & ~kind.str.contains(HAS_WEIGHTS) & (shape == shape.shift())
     follows = (is_activation | kind.str.contains(IS_NORM)).shift(-1, fill_value=False)
-    weighs = kind.str.match("linear|conv") & ~follows & (kind.index != facts.head)
+    weighs = kind.str.match("linear|conv|embedding") & ~follows & (kind.index != facts.head)
     return [*kind.index[is_activation | weighs | is_own]]
 
 

@@ -170,7 +170,9 @@ def _saturated(
     is_output = _is_output(facts, layer) or (ends is None and _learns(facts))
     is_early = first <= share.size * (limits.output if is_output else limits.early)
     limit = limits.share if is_early else limits.late
-    if value < limit or (is_output and not is_early):
+    # Outputs that are sure, and yet wrong, do not learn.
+    is_stuck = facts.loss("train") is not None and facts.targets in (None, "float") and not _learns(facts)
+    if value < limit or (is_output and not is_early and not is_stuck):
         return None
     evidence = (
         f"{100 * value:.0f} % {what} in the last batches, {100 * float(share[0]):.0f} % in the first one; "

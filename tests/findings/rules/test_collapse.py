@@ -52,6 +52,13 @@ def test_the_layer_where_samples_get_lost_comes_first_and_the_step_is_named(watc
     assert {sign.steps for sign in found} == {(when, 59)}
 
 
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_a_softmax_of_one_output_says_the_same_whatever_the_answers(watch, outputs):
+    model = nn.Sequential(OrderedDict(**dict(net(outputs).named_children()), soft=nn.Softmax(1)))
+    found = signs(watch(model, noise, steps=40, labels=CLASSES % 2))
+    assert [(sign.layer, sign.steps) for sign in found] == [("soft", (0, 39))] * (outputs == 1)
+
+
 def test_answers_that_differ_are_fine(watch):
     assert signs(watch(net(), noise, steps=20, labels=CLASSES)) == []
 

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
 
+import actlab
 from actlab.findings.answers import answers, trained
 from actlab.findings.rule import Lacking
 from actlab.findings.rules.generalisation import distribution_shift, overfit
@@ -305,3 +309,37 @@ def test_a_regression_is_judged_by_its_losses(record_run, train, valid, is_over)
 def test_losses_below_zero_have_no_ratio(record_run):
     found = find(overfit, losses(record_run, [-1.0, -1.3, -1.4, -1.3, -1.2], [-1.0, -1.4, -1.35, -1.3, -1.2]))
     assert isinstance(found, Lacking)
+
+
+def pixels(run_folder, pushed, *, units=4, side=24):
+    """Record a head that marks pixels, too large to be kept as it is, its biases pushed [unit]."""
+    torch.manual_seed(4)
+    torch.set_num_threads(1)
+    head = nn.Conv2d(units, units, 1)
+    with torch.no_grad(), actlab.Recorder(head, run_folder, fsync=False) as recorder:
+        head.weight.copy_(torch.eye(units)[:, :, None, None])
+        head.bias.copy_(torch.tensor(pushed))
+        for step in range(120):
+            label = torch.randint(0, max(units, 2), (4, side, side))
+            marks = functional.one_hot(label, units).movedim(-1, 1) if units > 1 else label[:, None] - 0.5
+            with recorder.batch("train" if step % 2 else "valid", epoch=step // 30, labels=label):
+                head(4.0 * marks + torch.randn(4, units, side, side))
+    facts = Survey(actlab.open_run(run_folder)).read()
+    assert facts.run.raw("valid") is None
+    return facts
+
+
+def test_counts_tell_of_a_class_of_pixels_that_is_never_named(tmp_path):
+    (sign,) = find(class_never_yes, pixels(tmp_path / "sick", [0.0, 0.0, -9.0, 0.0]))
+    assert sign.split == "valid"
+    assert "class 2:" in sign.evidence
+    assert "outputs were counted" in sign.evidence
+    assert find(class_never_yes, pixels(tmp_path / "healthy", [0.0] * 4)) == []
+
+
+@pytest.mark.parametrize(("pushed", "hoped"), [(0.0, 0.5), (-3.5, 0.11)])
+def test_counts_tell_how_often_a_single_unit_hopes_for_yes(tmp_path, pushed, hoped):
+    facts = pixels(tmp_path / "run", [pushed], units=1, side=48)
+    part = trained(facts.answers, "valid")
+    assert float((part["hoped"] / part["n"])[-1, 0]) == pytest.approx(hoped, abs=0.02)
+    assert bool(find(no_yes_ratio, facts)) is (pushed < 0)

@@ -130,6 +130,16 @@ def grow(facts_of, factors, loss):
     return facts_of(model, batches, after=after, log=loss)
 
 
+def test_a_leap_that_passes_is_too_high_a_rate_if_the_loss_leaps_with_it(facts_of):
+    factors = np.ones(40)
+    factors[3], factors[11] = 15, 1 / 15
+    (sign, *_) = signs(lr_too_high, grow(facts_of, factors, lambda step: 30.0 if 3 < step < 12 else 2.0))
+    assert (sign.layer, sign.steps[0], sign.limit) == ("0", 4, lr_too_high.limits().leap)
+    assert "the loss rose as far" in sign.evidence
+    assert signs(lr_too_high, grow(facts_of, factors, lambda step: 2.3 * 0.95**step)) == []
+    assert signs(lr_too_high, grow(facts_of, factors, lambda step: 30.0 if step == 5 else 2.0)) == []
+
+
 @pytest.mark.parametrize(
     ("loss", "is_sick"), [(lambda step: 2.3, True), (lambda step: 2.3 * 0.95**step, False)]
 )

@@ -145,6 +145,19 @@ def test_an_output_may_become_sure_of_its_answers_but_not_begin_so(watch, last):
     assert [(sign.layer, sign.steps) for sign in found] == [("last", (0, 59))]
 
 
+@pytest.mark.parametrize(("loss", "is_stuck"), [(lambda s: 9.0, True), (lambda s: 9.0 / (s + 1), False)])
+def test_an_output_that_is_sure_and_does_not_learn_is_sick(facts_of, loss, is_stuck):
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), nn.Sigmoid())
+
+    def after(step):
+        if step == 10:
+            model[2].bias += 50
+
+    facts = facts_of(model, [noise(step) for step in range(40)], after=after, log=loss)
+    assert [sign.layer for sign in signs(saturation, facts)] == ["3"] * is_stuck
+
+
 def test_a_softmax_counts_by_how_often_one_takes_it_all(watch):
     class Attention(nn.Module):
         def __init__(self):
