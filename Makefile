@@ -13,7 +13,7 @@ demo: $(READY)  ## train, record, and draw reports/mnist_3_vs_7.html
 	$(BIN)/python recipes/mnist_3_vs_7/train.py
 
 test: $(READY)  ## run every test; those that need Chromium are named where there is none
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## style, types, and which module may import which
 	$(BIN)/ruff check .

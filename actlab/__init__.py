@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from actlab import steps as steps
     from actlab.axis import FloatAxis as FloatAxis
     from actlab.axis import LinearAxis as LinearAxis
+    from actlab.charts.exporting import export as export
     from actlab.comparison import compare as compare
     from actlab.findings.verdict import check as check
     from actlab.pages.build import report as report
+    from actlab.pages.comparison_build import compare_report as compare_report
     from actlab.rebinning import rebin as rebin
     from actlab.recording.automatic import record as record
     from actlab.recording.recorder import Recorder as Recorder
@@ -39,6 +41,8 @@ _HOMES = {
     "check": "actlab.findings.verdict",
     "compact": "actlab.store.compacting",
     "compare": "actlab.comparison",
+    "compare_report": "actlab.pages.comparison_build",
+    "export": "actlab.charts.exporting",
     "open_run": "actlab.run",
     "pack": "actlab.store.packing",
     "rebin": "actlab.rebinning",
@@ -58,7 +62,9 @@ __all__ = [
     "check",
     "compact",
     "compare",
+    "compare_report",
     "errors",
+    "export",
 ]
 __all__ += ["open_run", "pack", "peaks", "rebin", "record", "repair", "report", "stats", "steps"]
 

@@ -24,7 +24,7 @@ from actlab.run.selection import is_whole
 from actlab.stats.ranges import RangeChoice, check_choice
 from actlab.steps.merging import in_order
 
-__all__ = ["compare"]
+__all__ = ["compare", "open_runs"]
 
 _Label = TypeVar("_Label", str, int)
 
@@ -92,7 +92,7 @@ def compare(
     if by not in ("epoch", "step") and not is_whole(by):
         near = nearest(str(by), ("epoch", "step"))
         raise SelectionError(f"cannot compare by {by!r}, only by 'epoch', 'step' or a whole number: {near}")
-    opened = _open(runs)
+    opened = open_runs(runs)
     _check_split(opened, split)
     common, missing_layers = _shared("layer", _select(opened, layers))
     rows = {name: run[split].sel(layer=common) for name, run in opened.items()}
@@ -122,8 +122,24 @@ def _compare(pooled: xr.Dataset, axis: LinearAxis | Mapping[str, LinearAxis]) ->
     return view.assign({"share": share, "difference": difference, **distances.data_vars})
 
 
-def _open(runs: Any) -> dict[str, Run]:
-    """Open the runs, and name them."""
+def open_runs(runs: Any) -> dict[str, Run]:
+    """Open the runs to be compared, and name them.
+
+    Parameters
+    ----------
+    runs : mapping of str to Run, or sequence of Run
+        As in `compare`.
+
+    Returns
+    -------
+    dict of str to Run
+        By the names given, else by the ends of the paths that tell them apart.
+
+    Raises
+    ------
+    SelectionError
+        If there are fewer than two.
+    """
     if isinstance(runs, str) or not isinstance(runs, Mapping | Sequence) or len(runs) < 2:
         raise SelectionError("comparing takes at least two runs, as a list or by name: got fewer")
     given = [*runs.values()] if isinstance(runs, Mapping) else [*runs]

@@ -10,11 +10,12 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import numpy as np
 import tomlkit
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,14 +28,39 @@ from pydantic import (
 from actlab.axis import MAX_BINS, LinearAxis
 from actlab.errors import RecipeError, nearest
 
-__all__ = ["Recipe", "dump_recipe", "load_recipe", "merge", "validated"]
+__all__ = ["MAX_SIZE", "SECTIONS", "Recipe", "dump_recipe", "load_recipe", "merge", "validated"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+MAX_SIZE: Final = 7.0
+"""Megabytes of a page that any mail takes."""
+
+SECTIONS: Final = (
+    "verdict",
+    "wall",
+    "detail",
+    "twin_peaks",
+    "per_class",
+    "how_to_read",
+    "numbers",
+    "provenance",
+)
+"""The sections of a page below its title, in their usual order."""
 
 
 def _plain(value: object) -> object:
     """Return numpy's scalars as Python's, so that `h_min=array.min()` works."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _known(names: list[str]) -> list[str]:
+    """Refuse sections that there are not, or not once."""
+    for name in names:
+        if name not in SECTIONS:
+            raise ValueError(f"unknown section {name!r} ({nearest(name, SECTIONS)})")
+        if names.count(name) > 1:
+            raise ValueError(f"section {name!r} is named twice")
+    return names
 
 
 _Float = Annotated[FiniteFloat, BeforeValidator(_plain)]
@@ -49,7 +75,7 @@ class Recipe(BaseModel):
     title : str, optional
         Heading of the page; else the name of the run.
     notes : str, optional
-        A few sentences shown under the title, as plain text.
+        A few sentences shown under the title, as Markdown; HTML in it stays text, and pictures are left out.
     h_min, h_max : float, optional
         Range of the histograms, in units of the activation; else a range that holds all but
         0.1 % of the values on each side.
@@ -59,6 +85,12 @@ class Recipe(BaseModel):
         Patterns of layer names as in `fnmatch`; `!` in front excludes. Else all layers.
     epochs : list of int, optional
         Epoch labels to show, -1 for the evaluation before any training. Else all epochs.
+    sections : list of str, optional
+        Which of `SECTIONS` the page has below its title, and in which order. Else all of them, as far as
+        the run has what they show.
+    max_size : float
+        The page has at most so many megabytes (10^6 bytes): they decide how many batches a column holds,
+        and how fine its counts are.
     charts : dict
         Options of each chart, checked by the chart itself.
     limits : dict
@@ -74,6 +106,8 @@ class Recipe(BaseModel):
     n_bins: Annotated[_Int, Field(ge=1, le=MAX_BINS)] = 200
     layers: list[str] | None = None
     epochs: list[_Int] | None = None
+    sections: Annotated[list[str], AfterValidator(_known)] | None = None
+    max_size: Annotated[_Float, Field(gt=0)] = MAX_SIZE
     charts: dict[str, dict[str, Any]] = {}
     limits: dict[str, dict[str, Any]] = {}
 

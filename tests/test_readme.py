@@ -92,7 +92,10 @@ def test_the_page_about_analysis_runs(tmp_path, monkeypatch):
         exec(compile(block["code"], "analysis.md", "exec"), names)
 
 
-@pytest.mark.parametrize(("page", "least"), [("docs/stores.md", 6), ("docs/findings.md", 4)])
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [("docs/stores.md", 6), ("docs/findings.md", 4), ("docs/report.md", 2), ("docs/charts.md", 3)],
+)
 def test_a_page_of_python_and_commands_runs(page, least, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)

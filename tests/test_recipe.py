@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from actlab.errors import RecipeError
-from actlab.recipe import Recipe, dump_recipe, load_recipe, merge, validated
+from actlab.recipe import SECTIONS, Recipe, dump_recipe, load_recipe, merge, validated
 
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -23,6 +23,7 @@ RECIPES = st.builds(
     n_bins=st.integers(1, 5_000),
     layers=st.none() | st.lists(TEXTS, max_size=3),
     epochs=st.none() | st.lists(st.integers(-1, 1_000), max_size=5),
+    sections=st.none() | st.lists(st.sampled_from(SECTIONS), unique=True),
     charts=st.dictionaries(TEXTS, OPTIONS, max_size=3),
 )
 
@@ -41,7 +42,7 @@ def test_dumping_twice_gives_the_same_text(recipe):
 
 def test_an_option_without_a_value_is_not_written():
     recipe = Recipe(charts={"wall": {"tile_width": None, "tile_height": 92}})
-    assert dump_recipe(recipe) == "n_bins = 200\n\n[charts.wall]\ntile_height = 92\n"
+    assert dump_recipe(recipe) == "n_bins = 200\nmax_size = 7.0\n\n[charts.wall]\ntile_height = 92\n"
 
 
 WRONG = {
@@ -56,6 +57,8 @@ WRONG = {
     "n_bins = 10.0": "n_bins should be a valid integer, got 10.0",
     "layers = 'fc'": "layers should be a valid list, got 'fc'",
     "epochs = [0, 1.5]": "epochs.1 should be a valid integer, got 1.5",
+    "sections = ['wal']": "sections: unknown section 'wal' (did you mean 'wall'?)",
+    "sections = ['wall', 'wall']": "sections: section 'wall' is named twice",
     "title = 3": "title should be a valid string, got 3",
     "[charts]\nwall = 3": "charts.wall should be a valid dictionary, got 3",
     "h_min = 'x'\nhmax = 1": "unknown key 'hmax' (did you mean 'h_max'",

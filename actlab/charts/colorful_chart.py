@@ -14,14 +14,30 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actlab.axis import LinearAxis
 from actlab.charts.columns import Progress, columns
-from actlab.charts.look import CASING, Hook, color_bar, load_backend, log_ticks, named, quiet, view
+from actlab.charts.limits import caveats, dropped_steps, layer_info
+from actlab.charts.look import (
+    CASING,
+    Hook,
+    color_bar,
+    load_backend,
+    log_ticks,
+    named,
+    quiet,
+    subtitled,
+    view,
+)
 from actlab.charts.palette import EPOCH, ZERO, count_limits, log_palette
+from actlab.charts.zooming import Zoom
 from actlab.errors import SelectionError
+from actlab.recipe import validated
 from actlab.run import Run
 
-__all__ = ["ColorfulOptions", "colorful", "draw", "prepare"]
+__all__ = ["ColorfulOptions", "colorful", "draw", "head_of", "prepare"]
 
-_STYLE: Final = {"default_tools": ["save", "xwheel_zoom", "xbox_zoom", "reset"], "active_tools": []}
+_STYLE: Final = {
+    "default_tools": ["pan", "box_zoom", "xwheel_zoom", "save", "reset"],
+    "active_tools": ["box_zoom"],
+}
 
 
 class ColorfulOptions(BaseModel):
@@ -37,6 +53,12 @@ class ColorfulOptions(BaseModel):
         A line where each epoch starts.
     show_epoch_histograms : bool
         The mean histogram of each epoch drawn sideways, of its last quarter in grey.
+    h_scale : float
+        How far the highest of these reaches, in lengths of its epoch.
+    show_layer_info : bool
+        Kind and output shape of the layer after its name.
+    width, height : int
+        Size of the picture in pixels, without axes and colour bar; columns are never more than its width.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +68,10 @@ class ColorfulOptions(BaseModel):
     show_std: bool = True
     show_epochs: bool = True
     show_epoch_histograms: bool = False
+    h_scale: Annotated[float, Field(gt=0, le=100)] = 0.95
+    show_layer_info: bool = True
+    width: Annotated[int, Field(ge=100, le=4000)] = 900
+    height: Annotated[int, Field(ge=50, le=4000)] = 340
 
 
 def prepare(
@@ -77,8 +103,9 @@ def prepare(
     Returns
     -------
     xarray.Dataset
-        `columns` of the train split, and low, high [layer]: ends of the layer's colour scale, in
-        counts per batch.
+        `columns` of the train split, low, high [layer]: ends of the layer's colour scale, in counts per
+        batch, and info [layer]: its kind and output shape. Attribute dropped: the steps missing beside
+        those shown, such as "40 to 55".
 
     Raises
     ------
@@ -96,7 +123,11 @@ def prepare(
     )
     limits = [count_limits(layer, data.attrs["batches_per_column"]) for layer in data["counts"].values]
     low, high = np.array(limits).reshape(-1, 2).T
-    return data.assign(low=("layer", low), high=("layer", high))
+    info = [layer_info(run, str(name)) for name in data["layer"].values]
+    lost = dropped_steps(run, "train", run.rows("train", epochs))
+    return data.assign(low=("layer", low), high=("layer", high), info=("layer", info)).assign_attrs(
+        dropped=lost
+    )
 
 
 def draw(data: xr.Dataset, layer: str, options: ColorfulOptions | None = None) -> hv.Overlay:
@@ -134,22 +165,21 @@ def draw(data: xr.Dataset, layer: str, options: ColorfulOptions | None = None) -
     if chosen.show_mean:
         overlay *= _cased(one, one["mean"], "mean")
     if chosen.show_epoch_histograms:
-        overlay *= _epoch_histograms(one)
-    k = data.attrs["batches_per_column"]
-    each = "one batch" if k == 1 else f"the mean of {k:,} batches"
+        overlay *= _epoch_histograms(one, chosen.h_scale)
+    title = f"{layer}   ({one['info'].item()})" if chosen.show_layer_info and one["info"].item() else layer
     return overlay.opts(
         hv.opts.Overlay(
-            title=f"{layer}   (one column is {each})",
+            title=title,
             xlim=_position(data, np.array([0, rows])),
             ylim=(data.attrs["h_min"], data.attrs["h_max"]),
             xlabel="batch" if data.attrs["step_stride"] else "recorded batch",
             ylabel="activation value",
             xformatter=NumeralTickFormatter(format="0,0"),
             toolbar="above",
-            width=1060,
-            height=440,
+            frame_width=chosen.width,
+            frame_height=chosen.height,
             fontsize={"title": 13, "labels": 12, "ticks": 11},
-            hooks=[quiet],
+            hooks=[quiet, subtitled("  \N{MIDDLE DOT}  ".join(caveats(one)))],
             **_STYLE,
         )
     )
@@ -164,8 +194,11 @@ def colorful(
     n_bins: int = 200,
     epochs: Sequence[int] | None = None,
     **options: Any,
-) -> hv.Overlay:
+) -> hv.DynamicMap:
     """Draw the colorful dimension of one layer of a run, for a notebook.
+
+    Where Python runs behind the picture, zooming draws it again from the recorded batches: never a column
+    of parts of batches, see `zooming.Zoom.view`. The layer is read once. Saved, the whole picture stays.
 
     Parameters
     ----------
@@ -184,7 +217,8 @@ def colorful(
 
     Returns
     -------
-    holoviews.Overlay
+    holoviews.DynamicMap
+        Of what `draw` returns.
 
     Raises
     ------
@@ -192,13 +226,32 @@ def colorful(
         If the run has no such layer or epoch, or no head to fall back on.
     AxisError
         If the range is empty or too fine.
+    RecipeError
+        For an unknown option or a wrong value.
     """
-    name = run.head if layer is None else layer
-    if name is None:
+    name = head_of(run) if layer is None else layer
+    chosen = validated(ColorfulOptions, options)
+    most = min(chosen.max_columns, chosen.width)
+    zoom = Zoom(run, name, view(run, h_min, h_max, n_bins), epochs=epochs, max_columns=most)
+    load_backend()
+
+    def picture(x_range: tuple[float, float] | None, y_range: tuple[float, float] | None) -> hv.Overlay:
+        return draw(zoom.view(x_range, y_range), name, chosen)
+
+    return hv.DynamicMap(picture, streams=[hv.streams.RangeXY()])
+
+
+def head_of(run: Run) -> str:
+    """Return the head of a run.
+
+    Raises
+    ------
+    SelectionError
+        If it has none.
+    """
+    if run.head is None:
         raise SelectionError(f"{run.path} has no head: name a layer")
-    chosen = ColorfulOptions(**options)
-    axis = view(run, h_min, h_max, n_bins)
-    return draw(prepare(run, axis, chosen, layers=[name], epochs=epochs), name, chosen)
+    return run.head
 
 
 def _position(data: xr.Dataset, row: NDArray[Any]) -> tuple[float, ...]:
@@ -212,7 +265,7 @@ def _image(one: xr.Dataset) -> hv.Image:
     """Return the counts as an image: mean per batch on a log scale, empty where exactly zero."""
     k, low, high = one.attrs["batches_per_column"], float(one["low"]), float(one["high"])
     counts = one["counts"].transpose("bin", "column").values
-    left, right = _position(one, np.array([0, one.sizes["column"] * k]))
+    left, right = _position(one, int(one["first_row"][0]) + np.array([0, one.sizes["column"] * k]))
     x, y = np.broadcast_arrays(one["step"].values, one["bin"].values[:, None])
     shown = np.where(counts > 0, np.clip(counts, low, high), 0)
     image = hv.Image(
@@ -230,7 +283,7 @@ def _image(one: xr.Dataset) -> hv.Image:
         clim=(low, high),
         clipping_colors={"min": "transparent"},
         colorbar=True,
-        colorbar_opts=color_bar(log_ticks(low, high)),
+        colorbar_opts=color_bar(log_ticks(low, high), "count per batch"),
         tools=[hover],
         hooks=[named("image")],
     )
@@ -258,13 +311,13 @@ def _epoch_lines(one: xr.Dataset) -> hv.Overlay:
     )
 
 
-def _epoch_histograms(one: xr.Dataset) -> hv.Overlay:
+def _epoch_histograms(one: xr.Dataset, h_scale: float) -> hv.Overlay:
     """Return the histogram of each epoch and of its last quarter, upright on the epoch's start."""
     peak = max(float(one["epoch_counts"].max()), float(one["quarter_counts"].max()))
     paths = []
     for name, color in (("quarter", "#8a8a8a"), ("epoch", "#000000")):
         share = one[f"{name}_counts"] / (peak or 1)
-        reach = one["epoch_first_row"] + 0.95 * one["epoch_n_rows"] * share
+        reach = one["epoch_first_row"] + h_scale * one["epoch_n_rows"] * share
         curves = [
             np.column_stack([_position(one, x), one["bin"].values])
             for x in reach.transpose("epoch", "bin").values

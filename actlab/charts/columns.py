@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
 from actlab.charts.pooling import Pool
-from actlab.charts.sources import Counts, Source, sources
+from actlab.charts.slotted import SlotSums
+from actlab.charts.sources import Counts, Recorded, Source, sources
 from actlab.errors import SelectionError, nearest
 from actlab.run import Run
 from actlab.steps.merging import in_order, last_quarter
 from actlab.steps.moments import pool_groups
 from actlab.steps.outliers import find_oddest
 
-__all__ = ["Progress", "columns"]
+__all__ = ["Progress", "aggregate", "columns", "rows_of_epochs"]
 
 Progress = Callable[[int, int], None]
 """Called with the rows done so far and the rows in all."""
@@ -97,27 +98,77 @@ def columns(
     SelectionError
         If a layer, the split or an epoch was not recorded.
     """
+    rows = rows_of_epochs(run, split, epochs)
+    return aggregate(run, axis, layers, rows, k=-(-rows.size // max_columns), split=split, progress=progress)
+
+
+def aggregate(
+    run: Run,
+    axis: LinearAxis,
+    layers: Sequence[str],
+    rows: NDArray[np.int64],
+    *,
+    k: int,
+    split: str = "train",
+    sums: SlotSums | None = None,
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Aggregate some rows of a split into columns of k batches.
+
+    Parameters
+    ----------
+    run : Run
+        The recorded training.
+    axis : LinearAxis
+        The bins.
+    layers : sequence of str
+        Whole names, in the order wanted.
+    rows : numpy.ndarray
+        Numbers of the rows [row], ascending.
+    k : int
+        Batches per column.
+    split : str
+        Which part of the data.
+    sums : SlotSums, optional
+        Is given all sums of recorded counts, too; it then says on which slots batches are compared.
+    progress : callable, optional
+        As for `columns`.
+
+    Returns
+    -------
+    xarray.Dataset
+        What `columns` returns.
+
+    Raises
+    ------
+    SelectionError
+        If a layer was not recorded, or there is none.
+    """
     for name in layers:
         if name not in run.names:
             raise SelectionError(f"no layer {name!r} in {run.path}: {nearest(name, run.names)}")
-    rows = _rows(run, split, epochs)
     found = sources(run, split, rows, layers, axis) if len(layers) else []
     if not found:
         raise SelectionError(f"no layers of {run.path} to draw")
     labels = np.unique(run[split].epoch.values[rows])
     after = _validation(run, labels, layers, axis) if split == "train" else []
     report = _counter(progress, sum(source.rows.sizes["step"] for source in (*found, *after)))
-    k = -(-rows.size // max_columns)
-    parts = [_fill(source, axis, k, report) for source in found]
+    parts = [_fill(source, axis, k, report, sums) for source in found]
     data = xr.concat(parts, "layer", data_vars="minimal", coords="minimal", join="exact")
-    valid = [_per_epoch(source, axis, data["epoch"].values, report) for source in after]
+    valid = [_per_epoch(source, axis, data["epoch"].values, report, sums) for source in after]
     valid_counts = xr.concat(valid, "layer") if valid else xr.full_like(data["epoch_counts"], np.nan)
     data["valid_counts"] = valid_counts
     return data.sel(layer=list(layers)).assign_attrs(split=split)
 
 
-def _rows(run: Run, split: str, epochs: Sequence[int] | None) -> NDArray[np.int64]:
-    """Return the numbers of the rows of some epochs [row], in the order recorded."""
+def rows_of_epochs(run: Run, split: str, epochs: Sequence[int] | None) -> NDArray[np.int64]:
+    """Return the numbers of the rows of some epochs [row], all by default, in the order recorded.
+
+    Raises
+    ------
+    SelectionError
+        If there are none, or an epoch was not recorded.
+    """
     if epochs is None:
         rows = run.rows(split)
     else:
@@ -148,9 +199,11 @@ def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:
     return report
 
 
-def _fill(source: Source, axis: LinearAxis, k: int, report: Callable[[int], None]) -> xr.Dataset:
+def _fill(
+    source: Source, axis: LinearAxis, k: int, report: Callable[[int], None], sums: SlotSums | None
+) -> xr.Dataset:
     """Stream a source into columns of k batches."""
-    result = _Columns(source, axis, k)
+    result = _Columns(source, axis, k, sums)
     for where, block in source.blocks():
         result.add(where, block)
         report(len(block))
@@ -168,11 +221,15 @@ class _Columns:
         The bins.
     k : int
         Batches per column.
+    sums : SlotSums or None
+        Takes the sums of recorded counts, too.
     """
 
-    def __init__(self, source: Source, axis: LinearAxis, k: int) -> None:
+    def __init__(self, source: Source, axis: LinearAxis, k: int, sums: SlotSums | None) -> None:
         self._source, self._axis, self._k = source, axis, k
+        self._sums = sums if sums is not None and isinstance(source, Recorded) else None
         rows = source.rows
+        self._names = [str(name) for name in rows.layer.values]
         n_rows, n_layers = rows.sizes["step"], rows.sizes["layer"]
         self._first_row = np.arange(0, n_rows, k)
         self._n_rows = np.diff(self._first_row, append=n_rows)
@@ -206,7 +263,10 @@ class _Columns:
         for pool in self._pools:
             pool.add(where, block)
         if self._k > 1:
-            classes = np.add.reduceat(block, self._source.class_starts, axis=-1, dtype=self._row_dtype)
+            if self._sums is None:
+                classes = np.add.reduceat(block, self._source.class_starts, axis=-1, dtype=self._row_dtype)
+            else:
+                classes = self._sums.classes(block, self._names, self._row_dtype)
             self._waiting.append(classes)
             self._finish_oddest(where.stop)
 
@@ -216,17 +276,23 @@ class _Columns:
         self._counts[:, column] = binned.counts / self._n_rows[column]
         nonfinite = binned.neg_inf + binned.pos_inf + binned.nan
         self._flow[:, :, column] = binned.underflow, binned.overflow, nonfinite
+        if self._sums is not None:
+            self._sums.add("column", self._names, column, total)
 
     def _finish_epoch(self, epoch: int, total: Counts) -> None:
         """Re-bin a complete epoch, and add it to the total."""
         self._total = self._total + total
         binned = self._source.rebin(total)
         self._epoch_counts[:, epoch] = binned.counts / self._epoch_rows[epoch].size
+        if self._sums is not None:
+            self._sums.add("epoch", self._names, epoch, total)
 
     def _finish_quarter(self, epoch: int, total: Counts) -> None:
         """Re-bin the last quarter of an epoch."""
         binned = self._source.rebin(total)
         self._quarter_counts[:, epoch] = binned.counts / last_quarter(self._epoch_rows[epoch]).size
+        if self._sums is not None:
+            self._sums.add("quarter", self._names, epoch, total)
 
     def _finish_oddest(self, stop: int) -> None:
         """Find the oddest batch of each column complete up to row `stop`; keep the rest waiting."""
@@ -277,7 +343,7 @@ class _Columns:
             "lower": ("bin", axis.lower),
             "upper": ("bin", axis.upper),
             "epoch": self._epochs,
-            "layer": [str(name) for name in rows.layer.values],
+            "layer": self._names,
         }
         strides = np.unique(np.diff(step))
         attributes = {
@@ -310,7 +376,11 @@ class _Columns:
 
 
 def _per_epoch(
-    source: Source, axis: LinearAxis, epochs: NDArray[np.int64], report: Callable[[int], None]
+    source: Source,
+    axis: LinearAxis,
+    epochs: NDArray[np.int64],
+    report: Callable[[int], None],
+    sums: SlotSums | None,
 ) -> xr.DataArray:
     """Return the mean counts per batch [layer, epoch, bin] of each epoch, NaN for one without rows."""
     labels = source.rows.epoch.values
@@ -319,6 +389,8 @@ def _per_epoch(
 
     def finish(epoch: int, total: Counts) -> None:
         result[:, epoch] = source.rebin(total).counts / np.count_nonzero(labels == epochs[epoch])
+        if sums is not None and isinstance(source, Recorded):
+            sums.add("valid", names, epoch, total)
 
     pool = Pool(np.argmax(labels[:, None] == epochs, axis=1), finish)
     for where, block in source.blocks():

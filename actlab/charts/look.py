@@ -8,12 +8,14 @@ from typing import Any, Final
 
 import holoviews as hv
 from bokeh.models import FixedTicker
+from bokeh.models.annotations import Title
 
 from actlab.axis import LinearAxis
 from actlab.run import Run
 from actlab.stats import default_range
 
-__all__ = ["CASING", "FONT", "Hook", "color_bar", "load_backend", "log_ticks", "named", "quiet", "view"]
+__all__ = ["CASING", "FONT", "Hook", "color_bar", "load_backend", "log_ticks", "named", "quiet"]
+__all__ += ["subtitled", "view"]
 
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Helvetica, Arial, sans-serif"
 CASING: Final = {"color": "#000000", "line_width": 3.4}
@@ -70,6 +72,20 @@ def quiet(plot: Any, _: Any) -> None:
         legend.border_line_color = None
 
 
+def subtitled(text: str) -> Hook:
+    """Return a hook that writes a line under the title."""
+
+    def hook(plot: Any, _: Any) -> None:
+        line = plot.state.select_one({"name": "subtitle"})
+        if line is None:
+            line = Title(name="subtitle", text_color="#5b6570", text_font=FONT, text_font_style="normal")
+            line.text_font_size = "11px"
+            plot.state.add_layout(line, "above")
+        line.text = text
+
+    return hook
+
+
 def log_ticks(low: float, high: float) -> dict[float, str]:
     """Return the ticks of a log scale in counts per batch and what they say.
 
@@ -100,9 +116,10 @@ def _count(value: float) -> str:
     return f"{value:g}"
 
 
-def color_bar(labels: dict[float, str]) -> dict[str, Any]:
+def color_bar(labels: dict[float, str], title: str) -> dict[str, Any]:
     """Return the options of a colour bar with ticks of our own."""
     return {
+        "title": title,
         "ticker": FixedTicker(ticks=list(labels)),
         "major_label_overrides": dict(labels),
         "major_label_text_font": FONT,

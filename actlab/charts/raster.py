@@ -1,4 +1,4 @@
-"""Tiles: a whole training as a picture of a few thousand pixels. The only module that knows Datashader.
+"""Rasters: a grid of counts as a picture of fewer cells. The only module that knows Datashader.
 
 Datashader equals exact aggregation on three conditions, which hold here: floats (a mean of
 integers is truncated), a whole number of cells per pixel (else cells are split), no interpolation.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any, Final
 
 import datashader
 import numpy as np
@@ -17,7 +18,10 @@ from PIL import Image
 
 from actlab.charts.palette import translucent_palette
 
-__all__ = ["cells_per_pixel", "png", "shrink"]
+__all__ = ["cells_per_pixel", "mean_cells", "png", "shrink"]
+
+_BAND_CELLS: Final = 4 << 20
+"""Cells rastered at once: 32 MB, so that a long training needs no copy of itself."""
 
 
 def cells_per_pixel(cells: int, pixels: int) -> int:
@@ -25,27 +29,33 @@ def cells_per_pixel(cells: int, pixels: int) -> int:
     return -(-cells // pixels)
 
 
-def shrink(values: NDArray[np.floating], width: int, height: int) -> NDArray[np.float64]:
-    """Average a grid down to at most `width` x `height` pixels, a whole number of cells each.
+def mean_cells(values: NDArray[np.number[Any]], down: int, across: int) -> NDArray[np.float64]:
+    """Average a grid over blocks of whole cells.
 
     Parameters
     ----------
     values : numpy.ndarray
-        Grid [row, column] of finite numbers.
-    width, height : int
-        Most pixels wanted. A smaller grid stays as it is, it is never blown up.
+        Grid [row, column] of finite numbers, at least one.
+    down, across : int
+        Cells per pixel.
 
     Returns
     -------
     numpy.ndarray
         float64 [y, x]; a pixel at the end may average fewer cells.
     """
+    height = down * max(1, _BAND_CELLS // (down * values.shape[1]))
+    bands = [_raster(values[start : start + height], down, across) for start in range(0, len(values), height)]
+    return np.concatenate(bands)
+
+
+def _raster(values: NDArray[np.number[Any]], down: int, across: int) -> NDArray[np.float64]:
+    """Average a band of rows with Datashader."""
     n_rows, n_columns = values.shape
-    down, across = cells_per_pixel(n_rows, height), cells_per_pixel(n_columns, width)
     shape = -(-n_rows // down), -(-n_columns // across)
     # NaN counts for nothing in the mean; the extra pixel lets Datashader tell the size of a single cell.
-    padding = [(0, (shape[0] + 1) * down - n_rows), (0, (shape[1] + 1) * across - n_columns)]
-    cells = np.pad(values.astype(np.float64), padding, constant_values=np.nan)
+    cells = np.full(((shape[0] + 1) * down, (shape[1] + 1) * across), np.nan)
+    cells[:n_rows, :n_columns] = values
     grid = xr.DataArray(
         cells,
         dims=("y", "x"),
@@ -60,6 +70,25 @@ def shrink(values: NDArray[np.floating], width: int, height: int) -> NDArray[np.
     pixels = canvas.raster(grid, downsample_method="mean", interpolate="nearest")
     result: NDArray[np.float64] = pixels.values[:-1, :-1]
     return result
+
+
+def shrink(values: NDArray[np.number[Any]], width: int, height: int) -> NDArray[np.float64]:
+    """Average a grid down to at most `width` x `height` pixels, a whole number of cells each.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Grid [row, column] of finite numbers.
+    width, height : int
+        Most pixels wanted. A smaller grid stays as it is, it is never blown up.
+
+    Returns
+    -------
+    numpy.ndarray
+        As `mean_cells`.
+    """
+    n_rows, n_columns = values.shape
+    return mean_cells(values, cells_per_pixel(n_rows, height), cells_per_pixel(n_columns, width))
 
 
 def png(values: NDArray[np.floating], low: float, high: float, one: float) -> bytes:

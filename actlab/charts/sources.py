@@ -6,7 +6,7 @@ Slot 0 holds negative infinity, the last two positive infinity and NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -14,12 +14,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
-from actlab.rebinning import Rebinned, rebin_array
+from actlab.rebinning import Rebinned, Slots, rebin_array
 from actlab.run import Run
 from actlab.steps.blocks import row_blocks
 from actlab.store.splits import places
 
-__all__ = ["Counts", "RawHead", "Recorded", "Source", "sources"]
+__all__ = ["Counts", "RawHead", "Recorded", "Source", "is_kept", "raw_slots", "sources"]
 
 Counts = NDArray[np.unsignedinteger[Any]]
 
@@ -75,14 +75,14 @@ def sources(
     list of Source
         At most two, which hold all layers together.
     """
-    counted = [name for name in layers if name != run.head or not _kept(run, split)]
+    counted = [name for name in layers if name != run.head or not is_kept(run, split)]
     found: list[Source] = [Recorded(run[split], rows, counted, axis)] if counted else []
     if len(counted) < len(layers):
         found.append(RawHead(run, split, rows, axis))
     return found
 
 
-def _kept(run: Run, split: str) -> bool:
+def is_kept(run: Run, split: str) -> bool:
     """Tell whether the raw outputs of the head are all there."""
     raw = run.raw(split)
     return raw is not None and raw["head"].size == int(run[split].n.sel(layer=run.head).sum())
@@ -150,27 +150,13 @@ class RawHead:
     zero = 1
 
     def __init__(self, run: Run, split: str, rows: NDArray[np.int64], axis: LinearAxis) -> None:
-        raw = run.raw(split)
-        assert raw is not None
-        self._head, self._axis = raw["head"], axis
+        self._run, self._split, self._numbers, self._axis = run, split, rows, axis
         self.rows = run[split].sel(layer=[run.head]).isel(step=rows)
-        recorded = places(self.rows["step"], self.rows["attempt"])
-        self._row = recorded.get_indexer(places(raw["step"], raw["attempt"]))
-        self._slots = axis.n_bins + 6
-        self.class_starts = np.arange(self._slots)
+        self.class_starts = np.arange(axis.n_bins + 6)
 
     def blocks(self) -> Iterator[tuple[slice, Counts]]:
         """Count the values of some rows at a time."""
-        n_rows = self.rows.sizes["step"]
-        per_row = max(self._slots, self._head.size // max(n_rows, 1))
-        height = max(1, _BLOCK_BYTES // (8 * per_row))
-        for start in range(0, n_rows, height):
-            stop = min(start + height, n_rows)
-            samples = np.flatnonzero((self._row >= start) & (self._row < stop))
-            values = self._head.isel(sample=samples).values
-            cell = (self._row[samples, None] - start) * self._slots + self._slot(values)
-            counts = np.bincount(cell.ravel(), minlength=(stop - start) * self._slots)
-            yield slice(start, stop), counts.astype(np.uint64).reshape(-1, 1, self._slots)
+        return _count_raw(self._run, self._split, self._numbers, self._axis.n_bins + 6, self._slot)
 
     def _slot(self, values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """Return the slot of each value."""
@@ -194,3 +180,52 @@ class RawHead:
             bound=np.zeros_like(counts),
             exact=np.ones(counts.shape[:-1], np.bool_),
         )
+
+
+def raw_slots(run: Run, split: str, rows: NDArray[np.int64], slots: Slots) -> Iterator[tuple[slice, Counts]]:
+    """Count the head's raw outputs over slots, some rows at a time.
+
+    Parameters
+    ----------
+    run : Run
+        A run that kept all outputs of its head.
+    split : str
+        One of its splits.
+    rows : numpy.ndarray
+        Numbers of the rows wanted [row], ascending.
+    slots : Slots
+        Of any axis.
+
+    Yields
+    ------
+    chosen : slice
+        Which of `rows`.
+    counts : numpy.ndarray
+        Their counts [row, 1, slot], uint64.
+    """
+    return _count_raw(
+        run, split, rows, slots.starts.size, lambda values: slots.slot_of[slots.axis.index(values)]
+    )
+
+
+def _count_raw(
+    run: Run,
+    split: str,
+    rows: NDArray[np.int64],
+    n_slots: int,
+    slot_of: Callable[[NDArray[np.floating[Any]]], NDArray[np.integer]],
+) -> Iterator[tuple[slice, Counts]]:
+    """Count the raw outputs of some rows [row, 1, slot] at a time."""
+    raw = run.raw(split)
+    assert raw is not None
+    shown = run[split].isel(step=rows)
+    row = places(shown["step"], shown["attempt"]).get_indexer(places(raw["step"], raw["attempt"]))
+    per_row = max(n_slots, raw["head"].size // max(rows.size, 1))
+    height = max(1, _BLOCK_BYTES // (8 * per_row))
+    for start in range(0, rows.size, height):
+        stop = min(start + height, rows.size)
+        samples = np.flatnonzero((row >= start) & (row < stop))
+        values = raw["head"].isel(sample=samples).values
+        cell = (row[samples, None] - start) * n_slots + slot_of(values)
+        counts = np.bincount(cell.ravel(), minlength=(stop - start) * n_slots)
+        yield slice(start, stop), counts.astype(np.uint64).reshape(-1, 1, n_slots)

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import holoviews as hv
 import numpy as np
 import xarray as xr
 from bokeh.models import NumeralTickFormatter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from actlab import peaks
 from actlab.axis import LinearAxis
-from actlab.charts.look import load_backend, named, quiet
+from actlab.charts.limits import percent
+from actlab.charts.look import load_backend, named, quiet, subtitled
 from actlab.charts.palette import SETS, ZERO
+from actlab.charts.zooming import nested
 from actlab.errors import SelectionError, nearest
+from actlab.recipe import validated
 from actlab.run import Run
 from actlab.schema import SPLITS
 from actlab.steps.merging import last_quarter
 
-__all__ = ["TwinPeaksOptions", "draw", "prepare", "readable_axis", "twin_peaks"]
+__all__ = ["LABELS", "MARK", "TwinPeaksOptions", "caveats", "draw", "prepare"]
+__all__ += ["readable_axis", "reference_split", "shown_splits", "survey", "twin_peaks"]
 
-_LABELS: Final = {"train": "train, last quarter", "valid": "validation", "test": "test"}
-_MARK: Final = "#3d4650"
+LABELS: Final = {"train": "train, last quarter", "valid": "validation", "test": "test"}
+MARK: Final = "#3d4650"
 
 
 class TwinPeaksOptions(BaseModel):
@@ -34,11 +38,15 @@ class TwinPeaksOptions(BaseModel):
     ----------
     show_truth : bool
         With labels, the values of the true classes (YES) and of the others (NO) as areas.
+    width, height : int
+        Size of the picture in pixels, without axes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     show_truth: bool = True
+    width: Annotated[int, Field(ge=100, le=4000)] = 900
+    height: Annotated[int, Field(ge=50, le=4000)] = 320
 
 
 def prepare(
@@ -150,8 +158,8 @@ def draw(data: xr.Dataset, epoch: str | int = "last", options: TwinPeaksOptions 
     chosen = options or TwinPeaksOptions()
     label = _label(data, epoch)
     one = data.sel(epoch=label)
-    splits = [str(split) for split in one["split"].values if one["curves"].sel(split=split).notnull().any()]
-    reference = one.sel(split="valid" if "valid" in splits else splits[0])
+    splits = shown_splits(one)
+    reference = one.sel(split=reference_split(one))
     top = 1.15 * float(one["curves"].max())
     overlay = hv.Overlay([hv.VLine(0).opts(color=ZERO, line_width=1.2, hooks=[named("zero")])])
     if chosen.show_truth and reference["yes"].notnull().any():
@@ -162,14 +170,14 @@ def draw(data: xr.Dataset, epoch: str | int = "last", options: TwinPeaksOptions 
     when = "untrained" if label < 0 else f"epoch {label}"
     return overlay.opts(
         hv.opts.Overlay(
-            title=f"{data.attrs['layer']}, {when}{_summary(reference)}",
+            title=f"{data.attrs['layer']}, {when}",
             xlim=(data.attrs["h_min"], data.attrs["h_max"]),
             ylim=(0, top),
             xlabel=f"value of {data.attrs['layer']}",
             ylabel="share of values per bin",
             yformatter=NumeralTickFormatter(format="0.[00]%"),
-            width=1060,
-            height=400,
+            frame_width=chosen.width,
+            frame_height=chosen.height,
             show_grid=True,
             gridstyle={"grid_line_alpha": 0.5},
             legend_position="top_right",
@@ -177,9 +185,49 @@ def draw(data: xr.Dataset, epoch: str | int = "last", options: TwinPeaksOptions 
             fontsize={"title": 13, "labels": 12, "ticks": 11, "legend": 11},
             default_tools=["save", "xbox_zoom", "reset"],
             toolbar="above",
-            hooks=[quiet],
+            hooks=[quiet, subtitled("  \N{MIDDLE DOT}  ".join(caveats(one)))],
         )
     )
+
+
+def survey(
+    run: Run,
+    epoch: str | int = "last",
+    *,
+    layer: str | None = None,
+    h_min: float | None = None,
+    h_max: float | None = None,
+    n_bins: int | None = None,
+) -> xr.Dataset:
+    """Compute the Twin Peaks of one epoch; what is not said is that of `readable_axis`.
+
+    Parameters
+    ----------
+    run, epoch, layer, h_min, h_max, n_bins
+        As for `twin_peaks`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `prepare`.
+
+    Raises
+    ------
+    SelectionError
+        If the run has no such epoch or layer, or no head.
+    AxisError
+        If the range is empty or too fine.
+    """
+    name = run.head if layer is None else layer
+    axis = None
+    if name in run.names and not (h_min is h_max is n_bins is None):
+        own = readable_axis(run, name)
+        axis = LinearAxis(
+            own.h_min if h_min is None else h_min,
+            own.h_max if h_max is None else h_max,
+            own.n_bins if n_bins is None else n_bins,
+        )
+    return _stack(run, [epoch], axis, layer)
 
 
 def twin_peaks(
@@ -187,10 +235,15 @@ def twin_peaks(
     epoch: str | int = "last",
     *,
     layer: str | None = None,
-    axis: LinearAxis | None = None,
+    h_min: float | None = None,
+    h_max: float | None = None,
+    n_bins: int | None = None,
     **options: Any,
-) -> hv.Overlay:
+) -> hv.DynamicMap:
     """Draw the Twin Peaks of one epoch of a run, for a notebook.
+
+    Where Python runs behind the picture, zooming bins the epoch again, finer by a half, a quarter, ...;
+    the heights stay shares per bin of the whole picture. Saved, the whole picture stays.
 
     Parameters
     ----------
@@ -200,25 +253,50 @@ def twin_peaks(
         The last trained epoch, the evaluation before any training, or an epoch label.
     layer : str, optional
         The head by default.
-    axis : LinearAxis, optional
-        The bins; `readable_axis` by default.
+    h_min, h_max : float, optional
+        Range of the histograms; by default the layer's own.
+    n_bins : int, optional
+        Number of bins; by default as many as the smallest curve can fill.
     **options
         Fields of `TwinPeaksOptions`.
 
     Returns
     -------
-    holoviews.Overlay
+    holoviews.DynamicMap
+        Of what `draw` returns.
 
     Raises
     ------
     SelectionError
         If the run has no such epoch or layer, or no head.
+    AxisError
+        If the range is empty or too fine.
+    RecipeError
+        For an unknown option or a wrong value.
     """
-    return draw(_stack(run, [epoch], axis, layer), "last", TwinPeaksOptions(**options))
+    chosen = validated(TwinPeaksOptions, options)
+    whole = survey(run, epoch, layer=layer, h_min=h_min, h_max=h_max, n_bins=n_bins)
+    load_backend()
+
+    def picture(x_range: tuple[float, float] | None) -> hv.Overlay:
+        return draw(whole if x_range is None else _refined(run, whole, x_range), "last", chosen)
+
+    return hv.DynamicMap(picture, streams=[hv.streams.RangeX()])
+
+
+def _refined(run: Run, whole: xr.Dataset, x_range: tuple[float, float]) -> xr.Dataset:
+    """Bin the curves again for a part of the range; all else, and the scale of the heights, stays."""
+    axis = LinearAxis(whole.attrs["h_min"], whole.attrs["h_max"], whole.attrs["n_bins"])
+    own = nested(axis, *x_range)
+    if own == axis:
+        return whole
+    finer = _stack(run, whole["epoch"].values.tolist(), own, whole.attrs["layer"])
+    scale = (axis.h_max - axis.h_min) / axis.n_bins * own.n_bins / (own.h_max - own.h_min)
+    return whole.drop_dims("bin").assign({name: finer[name] * scale for name in ("curves", "yes", "no")})
 
 
 def _label(data: xr.Dataset, epoch: str | int) -> int:
-    """Return the label of one of the epochs of the data."""
+    """Return the label of one of the epochs of the data, which may be meant by "last" or "untrained"."""
     labels = [int(label) for label in data["epoch"].values]
     label = {"last": labels[-1], "untrained": -1}.get(epoch, epoch) if isinstance(epoch, str) else epoch
     if label not in labels:
@@ -230,7 +308,7 @@ def _label(data: xr.Dataset, epoch: str | int) -> int:
 def _curve(one: xr.Dataset, split: str) -> hv.Curve:
     """Return the curve of a split."""
     shares = one["curves"].sel(split=split).values
-    return hv.Curve((one["bin"].values, shares), "x", "y", label=_LABELS[split]).opts(
+    return hv.Curve((one["bin"].values, shares), "x", "y", label=LABELS[split]).opts(
         color=SETS[split],
         line_width=2.2,
         line_dash=[7, 4] if split == "test" else "solid",
@@ -258,16 +336,49 @@ def _marks(reference: xr.Dataset, height: float) -> hv.Overlay:
             position, height, f"  {name.upper()}  {position:.2g}  ", halign="right" if left else "left"
         )
         marks += [
-            hv.VLine(position).opts(color=_MARK, line_dash="dotted", line_width=1.5, hooks=[named(name)]),
-            text.opts(text_color=_MARK, text_font_size="12px", text_font_style="bold"),
+            hv.VLine(position).opts(color=MARK, line_dash="dotted", line_width=1.5, hooks=[named(name)]),
+            text.opts(text_color=MARK, text_font_size="12px", text_font_style="bold"),
         ]
     return hv.Overlay(marks)
 
 
-def _summary(reference: xr.Dataset) -> str:
-    """Say how well YES and NO are apart, where that is known."""
+def caveats(one: xr.Dataset) -> list[str]:
+    """Say how well YES and NO are apart where that is known, and what the curves leave out.
+
+    Parameters
+    ----------
+    one : xarray.Dataset
+        A single epoch of what `prepare` returned.
+
+    Returns
+    -------
+    list of str
+    """
+    reference = one.sel(split=reference_split(one))
     separation, overlap = float(reference["separation"]), float(reference["overlap"])
-    split = _LABELS[str(reference["split"].values)]
-    if not np.isfinite(separation):
-        return ""
-    return f"   (YES and NO {round(separation, 1) + 0.0:g} std apart, overlap {overlap:.0%}, {split})"
+    said = []
+    if np.isfinite(separation):
+        split = LABELS[str(reference["split"].values)]
+        apart = f"{round(separation, 1) + 0.0:g} std apart"
+        said.append(f"{split}: YES and NO {apart}, overlap {percent(overlap)}")
+    width = (one.attrs["h_max"] - one.attrs["h_min"]) / one.attrs["n_bins"]
+    outside = float((one["underflow"] + one["overflow"]).max())
+    said += [f"one bin = {width:.3g}", f"{percent(outside)} out of range"]
+    nonfinite = float(one["nonfinite"].max())
+    if nonfinite > 0:
+        said.append(f"{percent(nonfinite)} infinite or NaN")
+    if one.attrs["source"] != "raw":
+        said.append("re-binned from counts")
+    return said
+
+
+def reference_split(one: xr.Dataset) -> str:
+    """Return the split that YES and NO are marked of: validation where it was recorded."""
+    splits = shown_splits(one)
+    return "valid" if "valid" in splits else splits[0]
+
+
+def shown_splits(one: xr.Dataset) -> list[str]:
+    """Return the splits that were recorded in an epoch."""
+    recorded = one["curves"].notnull().any("bin")
+    return [str(split) for split in one["split"].values[recorded.values]]

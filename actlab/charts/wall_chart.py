@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -11,16 +12,32 @@ import xarray as xr
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from actlab.axis import LinearAxis
 from actlab.charts.columns import columns
-from actlab.charts.look import load_backend, quiet, view
+from actlab.charts.limits import dropped_steps, dropped_words, layer_info, percent
+from actlab.charts.look import load_backend, quiet, subtitled, view
 from actlab.charts.palette import ZERO, log_palette
 from actlab.charts.raster import cells_per_pixel, png, shrink
+from actlab.recipe import validated
 from actlab.run import Run
 
-__all__ = ["WallOptions", "crop", "draw", "palette", "prepare", "tiles", "wall"]
+__all__ = [
+    "USUAL_COLS",
+    "WallOptions",
+    "caveats",
+    "crop",
+    "draw",
+    "palette",
+    "prepare",
+    "share_ticks",
+    "survey",
+]
+__all__ += ["share_ticks", "survey", "tiles", "wall"]
 
 _DECADES: Final = 6  # of the colour scale; rarer values take its palest colour
 _PALE_DECADES: Final = 2
+USUAL_COLS: Final = 7
+"""Tiles side by side in a picture."""
 
 
 class WallOptions(BaseModel):
@@ -30,12 +47,18 @@ class WallOptions(BaseModel):
     ----------
     tile_width, tile_height : int
         A tile has at most so many pixels; each is the mean of a whole number of columns and bins.
+    cols : int, optional
+        Tiles side by side; by default as many as fit on a page, and 7 in a picture.
+    show_layer_info : bool
+        Kind and output shape of each layer under its name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tile_width: Annotated[int, Field(ge=8, le=2000)] = 112
     tile_height: Annotated[int, Field(ge=8, le=2000)] = 100
+    cols: Annotated[int, Field(ge=1, le=100)] | None = None
+    show_layer_info: bool = True
 
 
 def prepare(columns: xr.Dataset, options: WallOptions | None = None) -> xr.Dataset:
@@ -146,15 +169,102 @@ def crop(columns: xr.Dataset, data: xr.Dataset, options: WallOptions | None = No
     return png(shrink(_shares(columns), chosen.tile_width, chosen.tile_height), *scale)
 
 
-def draw(data: xr.Dataset, tile_columns: int = 7) -> hv.NdLayout:
+def survey(
+    run: Run,
+    axis: LinearAxis,
+    options: WallOptions | None = None,
+    *,
+    layers: str | Sequence[str] | None = None,
+    epochs: Sequence[int] | None = None,
+) -> xr.Dataset:
+    """Compute the wall of a run, and what it cannot show.
+
+    Parameters
+    ----------
+    run : Run
+        The recorded training.
+    axis : LinearAxis
+        The bins.
+    options : WallOptions, optional
+        The defaults if None.
+    layers : str or sequence of str, optional
+        Patterns as in `Run.select_layers`; all layers by default.
+    epochs : sequence of int, optional
+        Epoch labels; all by default.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `prepare`, and info, out_of_range [layer]: kind and output shape, share of n beyond the range.
+        Attributes dropped, rows, batches_per_pixel, and start, stop, end: `step` of the first row, after
+        the last row and after the last pixel (row numbers where steps are not even).
+
+    Raises
+    ------
+    SelectionError
+        If the run has no such layer or epoch, or no training.
+    """
+    grid = columns(run, axis, layers=run.select_layers(layers), epochs=epochs)
+    data = prepare(grid, options)
+    stride, rows = grid.attrs["step_stride"], grid.attrs["rows"]
+    batches = data.attrs["columns_per_pixel"] * grid.attrs["batches_per_column"]
+    start = grid.attrs["first_step"] if stride else 0
+    return data.assign(
+        info=("layer", [layer_info(run, str(name)) for name in data["layer"].values]),
+        out_of_range=grid["total_out_of_range"],
+    ).assign_attrs(
+        dropped=dropped_steps(run, "train", run.rows("train", epochs)),
+        rows=rows,
+        batches_per_pixel=batches,
+        start=start,
+        stop=start + rows * (stride or 1),
+        end=start + data.sizes["x"] * batches * (stride or 1),
+    )
+
+
+def caveats(data: xr.Dataset) -> list[str]:
+    """Say what the wall leaves out.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What `survey` returned.
+
+    Returns
+    -------
+    list of str
+        What a pixel is, the range, the layer with most values beyond it, and the steps that were dropped.
+    """
+    k, low, high = data.attrs["batches_per_pixel"], data.attrs["h_min"], data.attrs["h_max"]
+    said = [
+        "one scale for all tiles",
+        "one pixel column = one batch" if k == 1 else f"one pixel column = mean of {k:,} batches",
+        f"values from {low:g} to {high:g}",
+    ]
+    outside = np.nan_to_num(data["out_of_range"].values)
+    if outside.max() > 0:
+        worst = int(outside.argmax())
+        name = str(data["layer"].values[worst])
+        said.append(f"out of range at most {percent(float(outside[worst]))} ({name})")
+    return [*said, *dropped_words(data.attrs["dropped"])]
+
+
+def share_ticks(low: float, high: float) -> dict[float, str]:
+    """Return the powers of ten within a log scale of shares, and what they say: ``"0.1%"``."""
+    decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    ticks = {float(f"1e{decade}"): float(f"1e{decade + 2}") for decade in decades}
+    return {tick: f"{np.format_float_positional(shown, trim='-')}%" for tick, shown in ticks.items()}
+
+
+def draw(data: xr.Dataset, options: WallOptions | None = None) -> hv.NdLayout:
     """Draw all tiles.
 
     Parameters
     ----------
     data : xarray.Dataset
-        What `prepare` returned.
-    tile_columns : int
-        Tiles side by side.
+        What `survey` returned.
+    options : WallOptions, optional
+        The defaults if None.
 
     Returns
     -------
@@ -162,11 +272,11 @@ def draw(data: xr.Dataset, tile_columns: int = 7) -> hv.NdLayout:
         By layer.
     """
     load_backend()
-    colors = palette(data)
-    drawn = {str(name): _tile(data.sel(layer=name), str(name), colors) for name in data["layer"].values}
-    return (
-        hv.NdLayout(drawn, kdims="layer", sort=False).cols(tile_columns).opts(shared_axes=False, toolbar=None)
-    )
+    chosen = options or WallOptions()
+    drawn = {str(name): _tile(data.sel(layer=name), chosen) for name in data["layer"].values}
+    layout = hv.NdLayout(drawn, kdims="layer", sort=False).cols(chosen.cols or USUAL_COLS)
+    said = "  \N{MIDDLE DOT}  ".join(caveats(data))
+    return layout.opts(shared_axes=False, toolbar=None, title=said, fontsize={"title": 9})
 
 
 def wall(
@@ -206,13 +316,14 @@ def wall(
         If the run has no such layer or epoch.
     AxisError
         If the range is empty or too fine.
+    RecipeError
+        For an unknown option or a wrong value.
     """
-    chosen = WallOptions(**options)
-    names = run.select_layers(layers)
-    return draw(prepare(columns(run, view(run, h_min, h_max, n_bins), layers=names, epochs=epochs), chosen))
+    chosen = validated(WallOptions, options)
+    return draw(survey(run, view(run, h_min, h_max, n_bins), chosen, layers=layers, epochs=epochs), chosen)
 
 
-def _tile(one: xr.Dataset, title: str, colors: list[str]) -> hv.Overlay:
+def _tile(one: xr.Dataset, options: WallOptions) -> hv.Overlay:
     """Draw one tile: no axes, they are the same everywhere."""
     share = one["share"].transpose("y", "x").values
     low, high = one.attrs["low"], one.attrs["high"]
@@ -220,20 +331,21 @@ def _tile(one: xr.Dataset, title: str, colors: list[str]) -> hv.Overlay:
         np.where(share > 0, np.clip(share, low, high), 0)[::-1],
         ["x", "y"],
         "share",
-        bounds=(0, one.attrs["h_min"], 1, float(one["upper"][-1])),
-    ).opts(cmap=colors, logz=True, clim=(low, high), clipping_colors={"min": "transparent"})
+        bounds=(one.attrs["start"], one.attrs["h_min"], one.attrs["end"], float(one["upper"][-1])),
+    ).opts(cmap=palette(one), logz=True, clim=(low, high), clipping_colors={"min": "transparent"})
     zero = hv.HLine(0).opts(color=ZERO, line_width=1)
+    hooks = [quiet, subtitled(str(one["info"].values))] if options.show_layer_info else [quiet]
     return (image * zero).opts(
         hv.opts.Overlay(
-            title=title,
-            width=132,
-            height=124,
+            title=str(one["layer"].values),
+            frame_width=options.tile_width,
+            frame_height=options.tile_height,
             xaxis=None,
             yaxis=None,
-            xlim=(0, 1),
+            xlim=(one.attrs["start"], one.attrs["stop"]),
             ylim=(one.attrs["h_min"], one.attrs["h_max"]),
             fontsize={"title": 9},
             default_tools=[],
-            hooks=[quiet],
+            hooks=hooks,
         )
     )

@@ -5,7 +5,6 @@ The verbs import what they need when they run, so that `actlab --help` answers a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from actlab import __version__
+from actlab.cli.parsing import parse_epochs, parse_patterns
 from actlab.cli.tables import show_facts, show_layers, show_splits
 from actlab.errors import ActlabError, StoreError
 
@@ -23,7 +23,6 @@ __all__ = ["app", "main", "progress_bars"]
 
 _FOUND = 1
 _BAD_INPUT = 2
-_MOST_EPOCHS = 100_000
 _PIPE_WIDTH = 200
 
 app = typer.Typer(
@@ -178,14 +177,17 @@ def report(
     epochs: Annotated[
         str | None, typer.Option(help="Epochs to show, such as 0-3,5; -1 is untrained.")
     ] = None,
+    max_size: Annotated[
+        float | None, typer.Option(help="Largest size of the page in MB, 7 by default.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page to write; else reports/NAME.html.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,
 ) -> None:
     """Draw a run as one HTML page, with the recipe that made it beside it."""
-    labels = _parse_epochs(epochs)
-    patterns = _parse_patterns(layers)
+    labels = parse_epochs(epochs)
+    patterns = parse_patterns(layers)
 
     from actlab.pages.build import report as write_page
 
@@ -199,10 +201,75 @@ def report(
             n_bins=n_bins,
             layers=patterns,
             epochs=labels,
+            max_size=max_size,
             overwrite=overwrite,
             progress=progress,
         )
     typer.echo(f"Wrote {page}")
+
+
+@app.command()
+def compare(
+    paths: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two to six recorded runs.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe in TOML; the options below go before it.")
+    ] = None,
+    h_min: Annotated[float | None, typer.Option(help="Lower end of the histograms.")] = None,
+    h_max: Annotated[float | None, typer.Option(help="Upper end of the histograms.")] = None,
+    n_bins: Annotated[int | None, typer.Option(help="Number of bins.")] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="Patterns of layer names, such as 'conv*,!conv1'; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page to write; else reports/A_vs_B.html.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,
+) -> None:
+    """Draw runs side by side on one scale, and what differs from the first, as one HTML page."""
+    patterns = parse_patterns(layers)
+
+    from actlab.pages.comparison_build import compare_report
+
+    with progress_bars() as progress:
+        page = compare_report(
+            paths,
+            output if output is not None else Path("reports") / f"{'_vs_'.join(map(_stem, paths))}.html",
+            recipe=recipe,
+            h_min=h_min,
+            h_max=h_max,
+            n_bins=n_bins,
+            layers=patterns,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    typer.echo(f"Wrote {page}")
+
+
+@app.command()
+def export(
+    path: RunPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The figure to write, .png or .svg.")],
+    chart: Annotated[str, typer.Option(help="colorful, twin_peaks or wall.")] = "colorful",
+    layer: Annotated[
+        str | None, typer.Option(help="A layer; else the head. Of the wall, patterns; else all.")
+    ] = None,
+    h_min: Annotated[float | None, typer.Option(help="Lower end of the histograms.")] = None,
+    h_max: Annotated[float | None, typer.Option(help="Upper end of the histograms.")] = None,
+    n_bins: Annotated[int | None, typer.Option(help="Number of bins.")] = None,
+    epochs: Annotated[
+        str | None, typer.Option(help="Epochs such as 0-3,5; of the Twin Peaks one, last or untrained.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels of the picture, or of a tile, across.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels down.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
+) -> None:
+    """Draw a chart of a run for a paper; a PNG has two pixels for each one said here."""
+    from actlab.cli.exporting import export_figure
+
+    given = {"layer": layer, "h_min": h_min, "h_max": h_max, "n_bins": n_bins, "epochs": epochs}
+    made = export_figure(path, output, chart, given | {"width": width, "height": height}, overwrite=overwrite)
+    typer.echo(f"Wrote {made}")
 
 
 @app.command()
@@ -276,28 +343,3 @@ def _stem(run: str) -> str:
     from actlab.store.urls import is_url, name_of
 
     return (Path(name_of(run)) if is_url(run) else Path(run).resolve()).stem
-
-
-def _parse_patterns(layers: Sequence[str] | None) -> list[str] | None:
-    """Split comma separated patterns."""
-    if not layers:
-        return None
-    patterns = [part.strip() for text in layers for part in text.split(",")]
-    return [pattern for pattern in patterns if pattern]
-
-
-def _parse_epochs(text: str | None) -> list[int] | None:
-    """Read epoch labels such as ``0-3,5``; -1 is the evaluation before any training."""
-    if text is None:
-        return None
-    labels: set[int] = set()
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?", part)
-        if found is None:
-            raise typer.BadParameter(f"{text!r} is not a list of epochs such as 0-3,5", param_hint="--epochs")
-        first = int(found[1])
-        last = first if found[2] is None else int(found[2])
-        if not first <= last < first + _MOST_EPOCHS:
-            raise typer.BadParameter(f"{part.strip()!r} is empty or too long a range", param_hint="--epochs")
-        labels.update(range(first, last + 1))
-    return sorted(labels)

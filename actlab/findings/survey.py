@@ -68,12 +68,14 @@ class Survey:
         for table in self._tables.values():
             table.read(run, count)
         known = {split: table for split, table in self._tables.items() if table.n_rows}
+        totals = {split: table.counts(table.totals) for split, table in known.items()}
+        run.keep_totals(totals)  # whoever draws the run need not read it for them again
         return Facts(
             run,
             {split: table.rows() for split, table in known.items()},
             {split: table.epochs() for split, table in known.items()},
             {split: table.counts(table.pooled) for split, table in known.items()},
-            {split: table.counts(table.totals) for split, table in known.items()},
+            totals,
             self._axis,
         )
 

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 import actlab
 from actlab.axis import LinearAxis
-from actlab.charts import colorful_chart, twin_peaks_chart, wall_chart
+from actlab.charts import class_chart, twin_peaks_chart, wall_chart
+from actlab.charts.class_chart import ClassOptions
 from actlab.charts.colorful_chart import ColorfulOptions
+from actlab.charts.columns import rows_of_epochs
 from actlab.charts.look import view
+from actlab.charts.paged import columns_with_slots
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
 from actlab.charts.wall_chart import WallOptions
-from actlab.errors import RecipeError, SelectionError, StoreError, nearest, nearest_number
+from actlab.errors import RecipeError, SelectionError, StoreError, nearest_number
 from actlab.findings.finding import Verdict
 from actlab.findings.verdict import check, read_limits
-from actlab.pages import sections, twin_peaks_section, verdict_section, wall_section
-from actlab.pages.html import Page, render
+from actlab.pages import (
+    class_section,
+    detail_section,
+    sections,
+    twin_peaks_section,
+    verdict_section,
+    wall_section,
+)
+from actlab.pages.html import Page, Section, render
+from actlab.pages.options import read_options, read_recipe
+from actlab.pages.outputs import free_outputs, write_text
 from actlab.pages.sections import Material
-from actlab.recipe import Recipe, dump_recipe, load_recipe, merge, validated
+from actlab.pages.sizing import MOST_BINS, plan_page
+from actlab.recipe import MAX_SIZE, SECTIONS, Recipe, dump_recipe, merge
 from actlab.run import Run, open_run
 from actlab.store.urls import name_of
 
@@ -37,8 +50,9 @@ _CHARTS: dict[str, type[BaseModel]] = {
     "wall": WallOptions,
     "colorful": ColorfulOptions,
     "twin_peaks": TwinPeaksOptions,
+    "per_class": ClassOptions,
 }
-_MOST_BINS = 4096  # no screen has more rows, and memory is layers x columns x bins
+_SLACK = 1_000  # bytes: the numbers beside the counts change, too
 _DRAWN_WITH = ("bokeh", "holoviews", "datashader", "numpy", "xarray")
 
 
@@ -52,6 +66,8 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
     n_bins: int | None = None,
     layers: str | Sequence[str] | None = None,
     epochs: Sequence[int] | None = None,
+    sections: Sequence[str] | None = None,
+    max_size: float | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -76,6 +92,11 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
         Patterns as in `Run.select_layers`; all layers by default.
     epochs : sequence of int, optional
         Epoch labels, -1 for the evaluation before any training; all by default.
+    sections : sequence of str, optional
+        Which of "verdict", "wall", "detail", "twin_peaks", "per_class", "how_to_read", "numbers" and
+        "provenance" follow the title, in this order; all by default.
+    max_size : float, optional
+        The page has at most so many megabytes (10^6 bytes), 7 by default.
     overwrite : bool
         Replace an existing page and recipe.
     progress : callable, optional
@@ -91,80 +112,45 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
     StoreError
         If there is no such run, or an output exists and `overwrite` is not set.
     RecipeError
-        If the recipe, an option of a chart or a threshold of a rule in it, is wrong.
+        If the recipe, a section, an option of a chart or a threshold of a rule in it, is wrong, or the run
+        does not fit into `max_size`.
     AxisError
         If the range is empty or too fine.
     SelectionError
         If the run has no such layer or epoch.
     """
     page_path = Path(path)
-    outputs = _free(page_path, overwrite)
-    changes = {"h_min": h_min, "h_max": h_max, "n_bins": n_bins}
-    wish = merge(
-        _read(recipe),
-        **changes,
-        layers=[layers] if isinstance(layers, str) else _list(layers),
-        epochs=_list(epochs),
-    )
-    where = "" if recipe is None or isinstance(recipe, Recipe) else f"recipe {recipe}: "
-    options, limits = _options(wish, where), read_limits(wish.limits, where)
+    outputs = free_outputs(page_path, overwrite=overwrite)
+    changes = {"h_min": h_min, "h_max": h_max, "n_bins": n_bins, "max_size": max_size}
+    wish, where = read_recipe(recipe, layers=layers, epochs=epochs, sections=sections, **changes)
+    options, limits = read_options(wish, _CHARTS, where), read_limits(wish.limits, where)
     opened = run if isinstance(run, Run) else open_run(run)
+    _refuse(opened, wish)
+    # The check reads all counts and keeps their sums, of which the range is taken where none is named.
+    named = wish.h_min is not None or wish.h_max is not None
+    thresholds = {rule: chosen.model_dump() for rule, chosen in limits.items()}
+    given = _axis(opened, wish) if named else None
+    verdict = check(opened, limits=thresholds, axis=given, progress=progress)
     axis = _axis(opened, wish)
     as_run = _as_run(wish, opened, axis, options, limits)
-    verdict = check(opened, limits=as_run.limits, axis=axis, progress=progress)
     material = _material(opened, as_run, axis, options, verdict, progress)
     page = _page(material, _command(opened, as_run), dump_recipe(as_run), progress)
-    for output, text in zip(outputs, (render(page), dump_recipe(as_run)), strict=True):
-        _write(output, text)
+    for output, text in zip(outputs, (_fitted(page, material), dump_recipe(as_run)), strict=True):
+        write_text(output, text)
     return page_path
 
 
-def _free(page: Path, overwrite: bool) -> tuple[Path, Path]:
-    """Return the page and its recipe, if both may be written."""
-    if page.suffix.lower() not in (".html", ".htm"):
-        raise StoreError(f"{page}: a page is a file that ends in .html, its recipe goes to .toml beside it")
-    outputs = page, page.with_suffix(".toml")
-    for output in outputs:
-        if output.is_dir():
-            raise StoreError(f"{output} is a folder, expected a file to write")
-        if output.exists() and not overwrite:
-            raise StoreError(f"{output} exists already; overwrite=True or --overwrite replaces it")
-    folder = next(parent for parent in page.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise StoreError(f"{page}: cannot write into {folder}")
-    return outputs
-
-
-def _read(recipe: str | Path | Recipe | None) -> Recipe:
-    """Return the recipe, read if it is a file."""
-    if recipe is None:
-        return Recipe()
-    return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-
-
-def _list(values: Sequence[Any] | None) -> list[Any] | None:
-    """Return any sequence as the list that a recipe holds."""
-    return None if values is None else list(values)
+def _refuse(run: Run, wish: Recipe) -> None:
+    """Refuse a run with nothing to draw, and more bins than a page can hold."""
+    if "train" not in run.splits:
+        raise StoreError(f"{run.path}: no training batch was recorded, so there is nothing to draw")
+    if wish.n_bins > MOST_BINS:
+        raise RecipeError(f"n_bins: a page shows at most {MOST_BINS} bins, got {wish.n_bins}")
 
 
 def _axis(run: Run, wish: Recipe) -> LinearAxis:
-    """Return the bins of the page, refusing a run with nothing to draw and more bins than a page can hold."""
-    if "train" not in run.splits:
-        raise StoreError(f"{run.path}: no training batch was recorded, so there is nothing to draw")
-    if wish.n_bins > _MOST_BINS:
-        raise RecipeError(f"n_bins: a page shows at most {_MOST_BINS} bins, got {wish.n_bins}")
+    """Return the bins of the page."""
     return view(run, wish.h_min, wish.h_max, wish.n_bins)
-
-
-def _options(recipe: Recipe, where: str) -> dict[str, Any]:
-    """Check the options of each chart by its own model."""
-    for name in recipe.charts:
-        if name not in _CHARTS:
-            raise RecipeError(f"{where}unknown chart {name!r} ({nearest(name, _CHARTS)})")
-    return {
-        name: validated(model, recipe.charts.get(name, {}), f"{where}charts.{name}")
-        for name, model in _CHARTS.items()
-    }
 
 
 def _as_run(
@@ -181,6 +167,7 @@ def _as_run(
         h_min=axis.h_min,
         h_max=axis.h_max,
         n_bins=axis.n_bins,
+        sections=list(SECTIONS) if wish.sections is None else wish.sections,
         charts={name: chosen.model_dump() for name, chosen in options.items()},
         limits={rule: chosen.model_dump() for rule, chosen in limits.items()},
     )
@@ -208,18 +195,25 @@ def _material(
 ) -> Material:
     """Let each chart prepare its numbers."""
     names = run.select_layers(recipe.layers)
-    columns = colorful_chart.prepare(
+    rows = rows_of_epochs(run, "train", _train_epochs(run, recipe.epochs))
+    n_epochs = np.unique(run["train"].epoch.values[rows]).size
+    most, size = options["colorful"].max_columns, recipe.max_size * 1e6
+    plan = plan_page(run, names, rows.size, n_epochs, most=most, size=size)
+    columns, slots = columns_with_slots(
         run,
         axis,
-        options["colorful"],
-        layers=names,
-        epochs=_train_epochs(run, recipe.epochs),
+        plan.layouts,
+        rows,
+        k=plan.k,
         progress=None if progress is None else lambda done, total: progress("reading batches", done, total),
     )
     tiles = wall_chart.prepare(columns, options["wall"])
-    twin = None
-    if run.head in run.names and not run.layers.loc[run.head, "never_called"]:
+    twin, shown = None, tuple(recipe.sections or ())
+    if "twin_peaks" in shown and run.head in run.names and not run.layers.loc[run.head, "never_called"]:
         twin = twin_peaks_chart.prepare(run, epochs=recipe.epochs)
+    classes = None
+    if "per_class" in shown:
+        classes = class_chart.prepare(run, options["per_class"], epochs=recipe.epochs)
     return Material(
         run=run,
         title=str(recipe.title),
@@ -229,6 +223,12 @@ def _material(
         wall=tiles,
         peaks=twin,
         verdict=verdict,
+        wall_options=options["wall"],
+        classes=classes,
+        plan=plan,
+        slots=slots,
+        max_size=recipe.max_size,
+        sections=shown,
         colorful=options["colorful"],
         twin_peaks=options["twin_peaks"],
     )
@@ -237,22 +237,37 @@ def _material(
 def _page(material: Material, command: str, recipe: str, progress: Progress | None) -> Page:
     """Make the sections, top to bottom."""
     versions = {"actlab": actlab.__version__} | {name: version(name) for name in _DRAWN_WITH}
-    makers: list[Callable[[], Any]] = [
-        lambda: sections.facts(material),
-        lambda: verdict_section.verdict(material),
-        lambda: wall_section.wall(material),
-        lambda: sections.detail(material),
-        lambda: twin_peaks_section.peaks(material),
-        lambda: sections.reading(material),
-        lambda: sections.numbers(material),
-        lambda: sections.provenance(material, command, recipe, versions),
-    ]
-    made = []
-    for number, make in enumerate(makers, 1):
-        made.append(make())
+    makers: dict[str, Callable[[], Section | None]] = {
+        "verdict": lambda: verdict_section.verdict(material),
+        "wall": lambda: wall_section.wall(material),
+        "detail": lambda: detail_section.detail(material),
+        "twin_peaks": lambda: twin_peaks_section.peaks(material),
+        "per_class": lambda: class_section.classes(material),
+        "how_to_read": lambda: sections.reading(material),
+        "numbers": lambda: sections.numbers(material),
+        "provenance": lambda: sections.provenance(material, command, recipe, versions),
+    }
+    made = [sections.facts(material)]
+    for number, name in enumerate(material.sections, 1):
+        section = makers[name]()
+        made += [] if section is None else [section]
         if progress is not None:
-            progress("drawing sections", number, len(makers))
-    return Page(material.title, tuple(section for section in made if section is not None))
+            progress("drawing sections", number, len(material.sections))
+    return Page(material.title, tuple(made))
+
+
+def _fitted(page: Page, material: Material) -> str:
+    """Render a page; once more, with coarser counts in its detail, if it is larger than it may be."""
+    text = render(page)
+    size, limit = len(text.encode()), 1e6 * material.max_size
+    if size <= limit:
+        return text
+    found = {section.key: section for section in page.sections}
+    if "detail" not in found:
+        raise RecipeError(f"max_size: the page takes {size / 1e6:.2f} MB, more than {material.max_size:g}")
+    room = sum(map(len, found["detail"].blobs)) - (size - limit) - _SLACK
+    found["detail"] = detail_section.lighter(material, found["detail"], room)
+    return render(replace(page, sections=tuple(found.values())))
 
 
 def _command(run: Run, recipe: Recipe) -> str:
@@ -260,11 +275,14 @@ def _command(run: Run, recipe: Recipe) -> str:
     words = ["actlab", "report", run.path]
     plain = Recipe().charts | {name: model().model_dump() for name, model in _CHARTS.items()}
     usual = {rule: limits.model_dump() for rule, limits in read_limits({}).items()}
-    if recipe.notes or recipe.title != _title(run) or recipe.charts != plain or recipe.limits != usual:
+    named = recipe.notes or recipe.title != _title(run) or recipe.sections != list(SECTIONS)
+    if named or recipe.charts != plain or recipe.limits != usual:
         words += ["--recipe", "report.toml"]
     words += ["--h-min", f"{recipe.h_min!r}", "--h-max", f"{recipe.h_max!r}", "--n-bins", str(recipe.n_bins)]
     if recipe.layers is not None:
         words += ["--layers", ",".join(recipe.layers)]
+    if recipe.max_size != MAX_SIZE:
+        words += ["--max-size", f"{recipe.max_size:g}"]
     if recipe.epochs is not None:
         words += [f"--epochs={','.join(map(str, recipe.epochs))}"]
     return shlex.join(words)
@@ -273,17 +291,3 @@ def _command(run: Run, recipe: Recipe) -> str:
 def _title(run: Run) -> str:
     """Return the name of a run without its ending, which a page has if no recipe names it."""
     return Path(name_of(run.path)).stem
-
-
-def _write(path: Path, text: str) -> None:
-    """Put a file in place at once: whoever reads it sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

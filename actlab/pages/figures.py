@@ -26,14 +26,25 @@ from bokeh.plotting import figure
 from actlab.charts.look import FONT
 from actlab.charts.palette import EPOCH, SETS, VIRIDIS, ZERO
 
-__all__ = ["detail_figures", "twin_figure"]
+__all__ = ["detail_figures", "quiet_figure", "twin_figure"]
 
 _ABOVE, _BELOW, _ODD, _BROKEN, _MARK = ZERO, SETS["train"], "#7a8794", "#cc79a7", "#d6106a"
+_COUNT, _KEPT = "#e69f00", "#1f7a74"
 _LEFT, _RIGHT = 58, 104  # the same borders everywhere keep the strips under their columns
 
 
-def _figure(height: int, name: str, **options: Any) -> figure:
-    """Return a quiet figure in the look of the page."""
+def quiet_figure(height: int, name: str, **options: Any) -> figure:
+    """Return an empty figure in the look of the page.
+
+    Parameters
+    ----------
+    height : int
+        In pixels; the width is that of the page.
+    name : str
+        By which the script finds it; ids of elements begin with ``figure-``.
+    **options
+        Of `bokeh.plotting.figure`.
+    """
     options |= {"tools": ""}  # which Bokeh's stubs do not know where `attrs` is installed
     frame = figure(
         height=height,
@@ -116,7 +127,7 @@ def _color_bar(frame: figure) -> LogColorMapper:
 
 def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
     """Return the colorful dimension: image, lines, spans and colour bar."""
-    frame = _figure(
+    frame = quiet_figure(
         430, "detail", x_range=x_range, y_range=y_range, x_axis_label="batch", y_axis_label="activation value"
     )
     frame.min_border_bottom, frame.min_border_top = 48, 6
@@ -136,7 +147,12 @@ def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
     _cased(frame, "mean")
     for side in ("std_upper", "std_lower"):
         _cased(frame, side, line_dash=[6, 4])
-    for name, color in (("quarter_histograms", "#8a8a8a"), ("epoch_histograms", "#000000")):
+    histograms = {
+        "quarter_histograms": "#8a8a8a",
+        "valid_histograms": SETS["valid"],
+        "epoch_histograms": "#000000",
+    }
+    for name, color in histograms.items():
         source = ColumnDataSource({"xs": [], "ys": []})
         frame.multi_line("xs", "ys", source=source, color="#ffffff", line_width=4, name=f"{name}_case")
         frame.multi_line("xs", "ys", source=source, color=color, line_width=1.8, name=name)
@@ -155,7 +171,7 @@ def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
 
 def _marginal(y_range: Range1d) -> figure:
     """Return the histogram of one column, beside the chart."""
-    frame = _figure(
+    frame = quiet_figure(
         430, "marginal", x_range=Range1d(start=0, end=1), y_range=y_range, x_axis_label="count per batch"
     )
     frame.min_border_left = frame.min_border_right = 14
@@ -170,7 +186,7 @@ def _marginal(y_range: Range1d) -> figure:
 
 def _strip(name: str, x_range: Range1d, height: int, colors: Sequence[str]) -> figure:
     """Return a strip under the chart, with one bar per column and colour."""
-    frame = _figure(height, name, x_range=x_range, y_range=Range1d(start=0, end=1))
+    frame = quiet_figure(height, name, x_range=x_range, y_range=Range1d(start=0, end=1))
     frame.min_border_top = frame.min_border_bottom = 6
     frame.xaxis.visible = False
     frame.grid.visible = False
@@ -203,20 +219,18 @@ def detail_figures(n_rows: int, h_min: float, h_max: float) -> dict[str, figure]
         "detail": _colorful(x_range, y_range),
         "marginal": _marginal(y_range),
         "strip_range": _strip("strip_range", x_range, 66, (_ABOVE, _BELOW)),
-        "strip_hidden": _strip("strip_hidden", x_range, 48, (_ODD, ZERO)),
+        "strip_hidden": _strip("strip_hidden", x_range, 48, (_ODD, ZERO, _COUNT, _KEPT)),
         "strip_nonfinite": _strip("strip_nonfinite", x_range, 48, (_BROKEN,)),
     }
 
 
-def twin_figure(h_min: float, h_max: float, top: float) -> figure:
+def twin_figure(h_min: float, h_max: float) -> figure:
     """Make the frame of the Twin Peaks.
 
     Parameters
     ----------
     h_min, h_max : float
-        The x axis.
-    top : float
-        End of the y axis, a share.
+        The x axis; the page sets both axes anew with each range.
 
     Returns
     -------
@@ -224,8 +238,11 @@ def twin_figure(h_min: float, h_max: float, top: float) -> figure:
         With a curve for each split (``train``), the areas and curves ``truth_yes`` and ``truth_no`` of
         one split, which the page colours like its curve, and the marks ``yes`` and ``no``.
     """
-    ranges = {"x_range": Range1d(start=h_min, end=h_max), "y_range": Range1d(start=0, end=top, name="shares")}
-    frame = _figure(
+    ranges = {
+        "x_range": Range1d(start=h_min, end=h_max, name="outputs"),
+        "y_range": Range1d(start=0, end=1, name="shares"),
+    }
+    frame = quiet_figure(
         360, "twin", **ranges, x_axis_label="value of the last layer", y_axis_label="share of values per bin"
     )
     frame.min_border_left = 72  # room for 100%: the frame must not move when the epochs play

@@ -19,8 +19,21 @@ from markupsafe import Markup
 
 __all__ = ["Page", "Section", "render", "safe_json"]
 
-_SCRIPTS = ("core.js", "layers.js", "detail.js", "strips.js", "peaks.js", "verdict.js", "page.js")
-"""The page's own script, in the order of use."""
+_SCRIPTS = {
+    "core.js": "",
+    "rebin.js": "",
+    "range.js": "",
+    "layers.js": "detail",
+    "detail.js": "detail",
+    "strips.js": "detail",
+    "peaks.js": "peaks",
+    "classes.js": "classes",
+    "compare.js": "compare",
+    "compare_peaks.js": "compare_peaks",
+    "verdict.js": "",
+    "page.js": "",
+}
+"""The page's own script in the order of use: files, and the section that needs each; "" for every page."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,7 @@ def _embedded(figures: Mapping[str, figure]) -> dict[str, Any]:
         document.add_root(frame)
     names: dict[str, str] = {}
     content = _renumber(document.to_json(deferred=False), names)
+    document.clear()  # so that the figures may be embedded again
     content["title"] = "actlab"
     roots = {names[frame.id]: f"figure-{key}" for key, frame in figures.items()}
     return {"document": content, "roots": roots}
@@ -154,11 +168,17 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = "\n".join(['"use strict";', *map(_asset, _SCRIPTS)])
-    scripts = {"theme": _asset("theme.js"), "bokeh": _bokeh_script(), "own": f"(() => {{\n{own}\n}})();"}
+    has = {section.key for section in page.sections}
+    own = "\n".join(['"use strict";', *(_asset(name) for name, key in _SCRIPTS.items() if key in has | {""})])
     figures = {key: frame for section in page.sections for key, frame in section.figures.items()}
+    scripts = {
+        "theme": _asset("theme.js"),
+        **({"bokeh": _bokeh_script()} if figures else {}),
+        "own": f"(() => {{\n{own}\n}})();",
+    }
     return environment.get_template("page.html.j2").render(
         page=page,
+        has=has,
         style=Markup(_asset("report.css")),  # noqa: S704 - our own file
         policy="; ".join(
             (
@@ -170,5 +190,5 @@ def render(page: Page) -> str:
         ),
         scripts={name: _script(text) for name, text in scripts.items()},
         data=safe_json({section.key: section.data for section in page.sections if section.data is not None}),
-        bokeh=safe_json(_embedded(figures)),
+        bokeh=safe_json(_embedded(figures)) if figures else None,
     )

@@ -2,13 +2,13 @@
 
 A layer is one raw deflate stream in base64 of three blocks, in this order:
 
-1. `image` uint8 [bin, column]: codes on a log scale, 0 for exactly nothing, each bin minus the one
-   below it (neighbouring bins are alike, so the differences deflate better);
-2. `series` float32 [series, column]: `SERIES`, rounded to 11 significant bits;
-3. `epochs` uint16 [2, epoch, bin]: whole epoch and last quarter, on a log scale that begins at
-   1/1024 of the image's, because the mean of an epoch can be that much smaller.
+1. `columns` uint8 [slot, column]: sums over the batches of a column, in codes;
+2. `epochs` uint8 [curve, slot, epoch]: sums over the batches of an epoch, in codes, see `CURVES`;
+3. `series` float32 [series, column]: `SERIES`, rounded to 11 significant bits.
 
-Blocks of more than one byte a number hold all lowest bytes first, then the next ones.
+Codes are on a log scale from 1 to the largest sum, 0 for exactly nothing; small sums come back as they
+were. Each column (epoch) is stored minus the one before: they are alike, so the differences deflate better.
+Numbers of more than one byte hold all lowest bytes first, then the next ones.
 """
 
 from __future__ import annotations
@@ -17,63 +17,87 @@ import base64
 import math
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from actlab.charts.palette import count_limits
+from actlab.charts.slotted import CURVES, LayerSlots
 
 __all__ = [
-    "EPOCH_DEPTH",
+    "LEVELS",
     "SERIES",
+    "WINDOW_SERIES",
     "LayerPayload",
+    "Payload",
     "log_codes",
     "log_counts",
+    "pack_counts",
     "pack_floats",
     "pack_layer",
+    "pack_window",
     "rounded",
     "unpack_layer",
+    "whole_counts",
 ]
 
-SERIES = (
+SERIES: Final = (
     "mean",
     "std",
     "mean_min",
     "mean_max",
     "std_min",
     "std_max",
-    "underflow",
-    "overflow",
+    "n",
     "nonfinite",
     "oddest",
     "oddest_row",
+    "miscount",
+    "miscount_row",
 )
-"""Names of the series of a layer; `oddest_row` is the row within its column."""
+"""Names of the series of a layer; `oddest_row` and `miscount_row` are rows within their column."""
 
-EPOCH_DEPTH = 1024
-"""How far the scale of the epochs begins below that of the image."""
+WINDOW_SERIES: Final = ("mean", "std", "n", "nonfinite")
+"""Names of the series of a window, by batch."""
+
+LEVELS: Final = 256
+"""Number of codes."""
 
 
 @dataclass(frozen=True)
-class LayerPayload:
-    """One packed layer.
+class Payload:
+    """Packed counts.
 
     Parameters
     ----------
     blob : str
         Base64 of the raw deflate stream.
-    low, high : float
-        Ends of the log scale, in counts per batch: codes 1 and the largest one.
+    first, slots : int
+        The first slot kept, and how many.
+    high : float
+        The sum of the largest code.
     """
 
     blob: str
-    low: float
+    first: int
+    slots: int
     high: float
 
 
-def log_codes(counts: NDArray[np.floating], low: float, high: float, levels: int) -> NDArray[np.integer]:
+@dataclass(frozen=True)
+class LayerPayload(Payload):
+    """One packed layer.
+
+    Parameters
+    ----------
+    high_epochs : float
+        The sum of the largest code of the epochs.
+    """
+
+    high_epochs: float
+
+
+def log_codes(counts: NDArray[Any], low: float, high: float, levels: int = LEVELS) -> NDArray[np.uint8]:
     """Put counts on a log scale of whole codes.
 
     Parameters
@@ -83,12 +107,12 @@ def log_codes(counts: NDArray[np.floating], low: float, high: float, levels: int
     low, high : float
         Counts of code 1 and code `levels - 1`; 0 < low <= high. Counts beyond are clipped.
     levels : int
-        Number of codes, at most 256 for uint8, else uint16.
+        Number of codes, at most 256.
 
     Returns
     -------
     numpy.ndarray
-        uint8 or uint16, shape of `counts`; 0 for nothing, and only for nothing.
+        uint8, shape of `counts`; 0 for nothing, and only for nothing.
     """
     present = counts > 0
     span = math.log(high / low)
@@ -96,10 +120,12 @@ def log_codes(counts: NDArray[np.floating], low: float, high: float, levels: int
     if span > 0:
         np.divide(np.log(np.where(present, counts, low) / low), span, out=position)
     codes = 1 + np.rint(np.clip(position, 0, 1) * (levels - 2))
-    return np.where(present, codes, 0).astype(np.uint8 if levels <= 256 else np.uint16)
+    return np.where(present, codes, 0).astype(np.uint8)
 
 
-def log_counts(codes: NDArray[np.integer], low: float, high: float, levels: int) -> NDArray[np.float64]:
+def log_counts(
+    codes: NDArray[np.integer], low: float, high: float, levels: int = LEVELS
+) -> NDArray[np.float64]:
     """Undo `log_codes`, up to half a step.
 
     Parameters
@@ -116,6 +142,28 @@ def log_counts(codes: NDArray[np.integer], low: float, high: float, levels: int)
     """
     counts = low * np.exp((codes.astype(np.float64) - 1) / (levels - 2) * math.log(high / low))
     return np.where(codes == 0, 0.0, counts)
+
+
+def whole_counts(codes: NDArray[np.integer], high: float) -> NDArray[np.float64]:
+    """Undo the codes of whole numbers from 1 to `high`, up to half a step.
+
+    Parameters
+    ----------
+    codes : numpy.ndarray
+        What `log_codes` made of whole numbers.
+    high : float
+        The number of the largest code.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, shape of `codes`; exact where only one whole number has the code.
+    """
+    table = log_counts(np.arange(LEVELS), 1, high)
+    half = high ** (0.5 / (LEVELS - 2)) * (1 + 1e-9)
+    least, most = np.ceil(table / half), np.floor(table * half)
+    decoded: NDArray[np.float64] = np.where(least == most, least, table)[codes]
+    return decoded
 
 
 def rounded(values: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -155,7 +203,7 @@ def pack_floats(*arrays: NDArray[np.floating]) -> str:
 
 def _deflate(*blocks: bytes) -> str:
     """Return the raw deflate stream of some blocks in base64, for `DecompressionStream('deflate-raw')`."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, strategy=zlib.Z_FILTERED)
     return base64.b64encode(packer.compress(b"".join(blocks)) + packer.flush()).decode("ascii")
 
 
@@ -170,68 +218,104 @@ def _numbers(raw: NDArray[np.uint8], dtype: str) -> NDArray[Any]:
     return np.ascontiguousarray(raw.reshape(np.dtype(dtype).itemsize, -1).T).view(dtype).ravel()
 
 
-def _series(data: xr.Dataset, steps: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Return `SERIES` [series, column] of a single layer."""
-    rows = np.searchsorted(steps, data["oddest_step"].values) - data["first_row"].values
-    return np.stack([*(data[name].values for name in SERIES[:-1]), rows]).astype(np.float64)
+def _differences(sums: NDArray[Any]) -> tuple[bytes, float]:
+    """Code sums [..., place], each minus the one before; return the codes and the largest sum."""
+    high = max(float(sums.max(initial=0)), 2.0)
+    codes = log_codes(sums, 1, high)
+    codes[..., 1:] -= codes[..., :-1].copy()  # wraps at 256, and the page adds with the same wrap
+    return codes.tobytes(), high
 
 
-def pack_layer(data: xr.Dataset, steps: NDArray[np.integer]) -> LayerPayload:
+def _sums(raw: NDArray[np.uint8], shape: tuple[int, ...], high: float) -> NDArray[np.float64]:
+    """Undo `_differences`."""
+    return whole_counts(np.cumsum(raw.reshape(shape), axis=-1, dtype=np.uint8), high)
+
+
+def pack_counts(sums: NDArray[Any], first: int = 0) -> Payload:
+    """Pack counts without series.
+
+    Parameters
+    ----------
+    sums : numpy.ndarray
+        Whole numbers [..., slot, place].
+    first : int
+        The first slot.
+
+    Returns
+    -------
+    Payload
+    """
+    codes, high = _differences(sums)
+    return Payload(_deflate(codes), first, sums.shape[-2], high)
+
+
+def pack_layer(part: LayerSlots, series: NDArray[np.floating]) -> LayerPayload:
     """Pack one layer of the columns of a run.
 
     Parameters
     ----------
-    data : xarray.Dataset
-        One layer of `charts.columns`: counts [column, bin] and the series [column], epoch_counts
-        and quarter_counts [epoch, bin].
-    steps : numpy.ndarray
-        [row], `step` of every row in the columns, ascending.
+    part : LayerSlots
+        Its sums.
+    series : numpy.ndarray
+        [series, column], in the order of `SERIES`.
 
     Returns
     -------
     LayerPayload
     """
-    counts = data["counts"].values.T
-    per_epoch = np.stack([data["epoch_counts"].values, data["quarter_counts"].values])
-    per_epoch = np.nan_to_num(per_epoch)
-    low, high = count_limits(counts, int(data.attrs["batches_per_column"]))
-    image = log_codes(counts, low, high, 256)
-    image[1:] -= image[:-1].copy()  # wraps at 256, and the page adds with the same wrap
-    epochs = log_codes(per_epoch, low / EPOCH_DEPTH, high, 65_536)
-    return LayerPayload(
-        _deflate(image.tobytes(), _planes(rounded(_series(data, steps))), _planes(epochs)), low, high
-    )
+    columns, high = _differences(part.columns)
+    epochs, high_epochs = _differences(part.epochs)
+    blob = _deflate(columns, epochs, _planes(rounded(series)))
+    return LayerPayload(blob, part.first, len(part.columns), high, high_epochs)
+
+
+def pack_window(counts: NDArray[Any], first: int, series: NDArray[np.floating]) -> Payload:
+    """Pack single batches of a layer.
+
+    Parameters
+    ----------
+    counts : numpy.ndarray
+        Whole numbers [slot, row].
+    first : int
+        The first slot.
+    series : numpy.ndarray
+        [series, row], in the order of `WINDOW_SERIES`.
+
+    Returns
+    -------
+    Payload
+        Two blocks: the codes uint8 [slot, row], the series float32.
+    """
+    codes, high = _differences(counts)
+    return Payload(_deflate(codes, _planes(rounded(series))), first, len(counts), high)
 
 
 def unpack_layer(
-    payload: LayerPayload, n_bins: int, n_columns: int, n_epochs: int
-) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float64]]:
+    payload: LayerPayload, n_columns: int, n_epochs: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
     """Undo `pack_layer`, as the page does.
 
     Parameters
     ----------
     payload : LayerPayload
         A packed layer.
-    n_bins, n_columns, n_epochs : int
+    n_columns, n_epochs : int
         The sizes it was packed with.
 
     Returns
     -------
-    counts : numpy.ndarray
-        [bin, column], counts per batch, within half a step of the log scale.
+    columns : numpy.ndarray
+        [slot, column], sums within half a step of the log scale.
+    epochs : numpy.ndarray
+        [curve, slot, epoch], likewise.
     series : numpy.ndarray
         [series, column], in the order of `SERIES`.
-    epochs : numpy.ndarray
-        [2, epoch, bin], counts per batch: whole epoch, last quarter.
     """
-    raw = zlib.decompress(base64.b64decode(payload.blob), -zlib.MAX_WBITS)
-    codes = np.frombuffer(raw, np.uint8, n_bins * n_columns).reshape(n_bins, n_columns)
-    image = np.cumsum(codes, axis=0, dtype=np.uint8)
-    rest = np.frombuffer(raw, np.uint8, offset=image.size)
-    split = 4 * len(SERIES) * n_columns
-    epochs = _numbers(rest[split:], "<u2").reshape(2, n_epochs, n_bins)
+    raw = np.frombuffer(zlib.decompress(base64.b64decode(payload.blob), -zlib.MAX_WBITS), np.uint8)
+    shape = len(CURVES), payload.slots, n_epochs
+    n_cells, n_curves = payload.slots * n_columns, math.prod(shape)
     return (
-        log_counts(image, payload.low, payload.high, 256),
-        _numbers(rest[:split], "<f4").reshape(len(SERIES), n_columns),
-        log_counts(epochs, payload.low / EPOCH_DEPTH, payload.high, 65_536),
+        _sums(raw[:n_cells], (payload.slots, n_columns), payload.high),
+        _sums(raw[n_cells : n_cells + n_curves], shape, payload.high_epochs),
+        _numbers(raw[n_cells + n_curves :], "<f4").reshape(len(SERIES), n_columns),
     )

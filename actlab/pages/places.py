@@ -20,9 +20,10 @@ class Place(NamedTuple):
     Parameters
     ----------
     section : str
-        Where it is to be seen without scripts: key of a section, or the id of a tile.
+        Where it is to be seen without scripts: key of a section, or the id of a tile or a row of the table.
     address : str
-        What the script of the page reads: ``at=LAYER:FIRST-LAST``, ``at=LAYER`` or ``peaks=EPOCH``.
+        What the script of the page reads: ``at=LAYER:FIRST-LAST``, ``at=LAYER`` or ``peaks=EPOCH``; empty
+        on a page without the chart.
     said : str
         What is shown there, in words.
     """
@@ -86,20 +87,31 @@ def places_of(material: Material, finding: Finding) -> dict[str, Place | str]:
     places: dict[str, Place | str] = {}
     for layer in finding.layers:
         if peaks is not None and layer == head:
-            places[layer] = _epoch(finding.epochs[0], peaks["epoch"].values)
+            places[layer] = _epoch(material, finding.epochs[0], peaks["epoch"].values)
         elif layer not in numbers:
             places[layer] = "the layer is not on this page"
         elif rows is None:
             places[layer] = "the epochs are not on this page"
         else:
-            address = f"at={numbers[layer]}:{rows[0]}-{rows[1]}"
-            step = f"step {int(material.steps[rows[0]]):,}"
-            places[layer] = Place(f"tile-{numbers[layer]}", address, step)
+            places[layer] = _chart(material, numbers[layer], rows)
     return places
 
 
-def _epoch(epoch: int, known: NDArray[np.integer]) -> Place | str:
+def _chart(material: Material, number: int, rows: tuple[int, int]) -> Place | str:
+    """Return the place of some rows of a layer in the best chart of the page."""
+    first, last = rows
+    anchors = {"wall": f"tile-{number}", "detail": "detail", "numbers": f"row-{number}"}
+    anchor = next((anchors[name] for name in anchors if name in material.sections), None)
+    if anchor is None:
+        return "its chart is not on this page"
+    address = f"at={number}:{first}-{last}" if "detail" in material.sections else ""
+    return Place(anchor, address, f"step {int(material.steps[first]):,}")
+
+
+def _epoch(material: Material, epoch: int, known: NDArray[np.integer]) -> Place | str:
     """Return the Twin Peaks of an epoch."""
+    if "twin_peaks" not in material.sections:
+        return "the Twin Peaks are not on this page"
     if epoch not in known:
         return f"epoch {epoch} is not on this page"
     return Place("peaks", f"peaks={epoch}", "the untrained model" if epoch < 0 else f"epoch {epoch}")

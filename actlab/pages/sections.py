@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
 from actlab.charts.colorful_chart import ColorfulOptions
-from actlab.charts.palette import PALE, PALE_DARK, VIRIDIS
 from actlab.charts.raster import png
+from actlab.charts.slotted import LayerSlots
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
+from actlab.charts.wall_chart import WallOptions
 from actlab.findings.finding import Verdict
-from actlab.pages.figures import detail_figures
 from actlab.pages.formats import NONE, TIMES, amount, lane, number, percent, shape, spans
 from actlab.pages.html import Section
-from actlab.pages.payload import EPOCH_DEPTH, SERIES, pack_layer
+from actlab.pages.notes import render_notes
+from actlab.pages.sizing import Plan
+from actlab.recipe import MAX_SIZE, SECTIONS
 from actlab.run import Run
 from actlab.schema import LOG_PREFIX
 
-__all__ = ["Material", "data_uri", "detail", "facts", "listed", "numbers", "provenance", "reading"]
+__all__ = ["Material", "data_uri", "facts", "listed", "numbers", "provenance", "reading"]
 
 _LANE = (1000, 44)  # width and height of a lane's drawing
 
@@ -41,7 +43,7 @@ class Material:
     run : Run
         The run.
     title, notes : str
-        Plain text of the recipe; notes may be empty.
+        Of the recipe: plain text, and Markdown that may be empty.
     axis : LinearAxis
         Range and bins of all histograms.
     columns : xarray.Dataset
@@ -56,6 +58,18 @@ class Material:
         Which lines the detail chart starts with.
     twin_peaks : TwinPeaksOptions
         Whether the Twin Peaks start with YES and NO.
+    wall_options : WallOptions
+        How many tiles stand side by side, and whether they say their kind.
+    classes : xarray.Dataset or None
+        What `charts.class_chart.prepare` returned.
+    plan : Plan, optional
+        How many columns and which slots the detail chart has.
+    slots : dict of str to LayerSlots
+        What `charts.paged.columns_with_slots` returned beside the columns.
+    max_size : float
+        The page has at most so many megabytes (10^6 bytes).
+    sections : tuple of str
+        Which of `recipe.SECTIONS` the page has, in its order.
     """
 
     run: Run
@@ -68,6 +82,12 @@ class Material:
     verdict: Verdict
     colorful: ColorfulOptions
     twin_peaks: TwinPeaksOptions
+    wall_options: WallOptions = field(default_factory=WallOptions)
+    classes: xr.Dataset | None = None
+    plan: Plan | None = None
+    slots: dict[str, LayerSlots] = field(default_factory=dict)
+    max_size: float = MAX_SIZE
+    sections: tuple[str, ...] = SECTIONS
 
     @cached_property
     def layers(self) -> pd.DataFrame:
@@ -146,7 +166,12 @@ def facts(material: Material) -> Section:
     broken = int(np.count_nonzero(material.nonfinite > 0))
     if broken:
         cells.append(("NaN or infinite", f"in {broken:,} layer{'s' if broken > 1 else ''}"))
-    context = {"title": material.title, "notes": material.notes, "facts": cells, "lanes": _lanes(material)}
+    context = {
+        "title": material.title,
+        "notes": render_notes(material.notes),
+        "facts": cells,
+        "lanes": _lanes(material),
+    }
     return Section("top", "", "facts.html.j2", context)
 
 
@@ -165,64 +190,6 @@ def _lanes(material: Material) -> list[dict[str, Any]]:
             means = sums / np.add.reduceat(finite.astype(np.float64), edges)
         lanes.append({"name": name.removeprefix(LOG_PREFIX), **lane(means.tolist(), *_LANE)})
     return lanes
-
-
-def detail(material: Material) -> Section:
-    """One layer at a time: the colorful dimension and all that belongs to it."""
-    columns, axis, run = material.columns, material.axis, material.run
-    names = list(material.layers.index)
-    steps, nonfinite = material.steps, material.nonfinite
-    payloads, layers = [], []
-    for index, (name, info) in enumerate(material.layers.iterrows()):
-        one = columns.isel(layer=index)
-        payload = pack_layer(one, steps)
-        payloads.append(payload.blob)
-        layers.append(
-            {
-                "name": str(name),
-                "kind": info["kind"] + (f"({info['description']})" if info["description"] else ""),
-                "shape": shape(info["shape"]),
-                "perBatch": float(one["n_per_batch"].median()),
-                "low": payload.low,
-                "high": payload.high,
-                "outside": listed(one["total_out_of_range"]),
-                "bound": listed(one["bound_share"]),
-                "nonfinite": listed(nonfinite[index]),
-                "never": bool(info["never_called"]),
-            }
-        )
-    data = {
-        "layers": layers,
-        "chosen": names.index(run.head) if run.head in names else len(names) - 1,
-        "series": list(SERIES),
-        "epochDepth": EPOCH_DEPTH,
-        "rows": material.n_rows,
-        "k": int(columns.attrs["batches_per_column"]),
-        "firstRow": listed(columns["first_row"]),
-        "nRows": listed(columns["n_rows"]),
-        "steps": _step_runs(steps, material.stride),
-        "every": material.stride,
-        "epochs": listed(columns["epoch"]),
-        "epochRow": listed(columns["epoch_first_row"]),
-        "hMin": axis.h_min,
-        "hMax": axis.h_max,
-        "bins": axis.n_bins,
-        "palettes": {"counts": VIRIDIS, "pale": PALE, "paleDark": PALE_DARK},
-    }
-    frames = detail_figures(material.n_rows, axis.h_min, axis.h_max)
-    context = {
-        "layers": layers,
-        "h_min": number(axis.h_min),
-        "h_max": number(axis.h_max),
-        "shown": material.colorful.model_dump(),
-    }
-    return Section("detail", "Detail", "detail.html.j2", context, data, tuple(payloads), frames)
-
-
-def _step_runs(steps: NDArray[np.int64], stride: int) -> list[list[int]]:
-    """Return [row, step] of each row that does not follow the one before it by the usual stride."""
-    starts = np.flatnonzero(np.diff(steps, prepend=steps[0] - stride - 1) != stride)
-    return [[int(start), int(steps[start])] for start in starts]
 
 
 def reading(material: Material) -> Section:

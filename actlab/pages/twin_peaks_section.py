@@ -9,13 +9,16 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
+from actlab.charts.paged import slot_axis
 from actlab.charts.palette import SETS
 from actlab.pages.figures import twin_figure
 from actlab.pages.formats import number, percent, polyline
 from actlab.pages.html import Section
-from actlab.pages.payload import pack_floats
+from actlab.pages.payload import Payload, pack_counts
 from actlab.pages.sections import Material, listed
-from actlab.peaks.pooling import NO_PEAKS, n_units
+from actlab.pages.sizing import MOST_BINS
+from actlab.peaks.pooling import NO_PEAKS, n_units, pool_epoch
+from actlab.rebinning import Slots, octave
 from actlab.run import Run
 
 __all__ = ["peaks"]
@@ -23,6 +26,9 @@ __all__ = ["peaks"]
 _NAMES: Final = {"train": "train, last quarter", "valid": "validation", "test": "test"}
 _UNLABELLED: Final = "no labels: YES and NO are not known"
 _REGRESSION: Final = "a regression: there is no YES and NO"
+_PARTS: Final = ("curves", "yes", "no")
+_DEPTH: Final = 10
+_MANY_CURVES: Final = 200
 _TREND: Final = (240, 84)  # width and height of a trend's drawing
 
 
@@ -36,9 +42,8 @@ def peaks(material: Material) -> Section | None:
     reference = "valid" if "valid" in splits else splits[0]
     truth = bool(data["yes"].notnull().any())
     known = _known(material.run, data, reference)
-    # One scale for the later epochs; the first ones are often far taller, and the page says so.
-    later = data["curves"].isel(epoch=slice(len(labels) // 2, None))
     h_min, h_max, n_bins = (data.attrs[name] for name in ("h_min", "h_max", "n_bins"))
+    slots, packed = _pack(material.run, data)
     shown = {
         "epochs": labels,
         "splits": splits,
@@ -47,19 +52,29 @@ def peaks(material: Material) -> Section | None:
         "reference": reference,
         "labels": truth,
         "unknown": _REGRESSION if data.attrs.get("reading") == NO_PEAKS else _UNLABELLED,
-        "bins": listed(data["bin"]),
-        "top": 1.12 * float(later.max()) or 1.0,
+        "range": [h_min, h_max, n_bins],
+        "mostBins": MOST_BINS,
+        "n": _by_epoch(data["n"].fillna(0)),
+        "known": [
+            data[name].notnull().any("bin").transpose("epoch", "split").values.tolist() for name in _PARTS
+        ],
+        "bits": slots.bits,
+        "floor": slots.floor,
+        "exponents": [slots.axis.min_exponent, slots.axis.max_exponent],
+        "first": packed.first,
+        "slots": packed.slots,
+        "high": packed.high,
         "yes": _by_epoch(data["yes_position"].where(known)),
         "no": _by_epoch(data["no_position"].where(known)),
         "separation": _by_epoch(data["separation"]),
         "overlap": _by_epoch(data["overlap"]),
         "distance": listed(data["train_valid_distance"]),
-        "outside": _by_epoch(data["underflow"] + data["overflow"]),
     }
     context = {
         "layer": str(data.attrs["layer"]),
         "raw": data.attrs["source"] == "raw",
-        "view": f"own range [{number(h_min)}, {number(h_max)}], {n_bins} bins",
+        "view": f"[{number(h_min)}, {number(h_max)}], {n_bins} bins",
+        "most_bins": MOST_BINS,
         "names": {split: _NAMES[split] for split in splits},
         "labels": truth,
         "truth": material.twin_peaks.show_truth,
@@ -67,11 +82,29 @@ def peaks(material: Material) -> Section | None:
         "trends": _trends(data.assign(peak_distance=data["peak_distance"].where(known)), reference, truth),
         "size": _TREND,
     }
-    curves = [data[name].transpose("epoch", "split", "bin").values for name in ("curves", "yes", "no")]
-    frame = twin_figure(h_min, h_max, shown["top"])
-    return Section(
-        "peaks", "Twin Peaks", "peaks.html.j2", context, shown, (pack_floats(*curves),), {"twin": frame}
-    )
+    frames = {"twin": twin_figure(h_min, h_max)}
+    return Section("peaks", "Twin Peaks", "peaks.html.j2", context, shown, (packed.blob,), frames)
+
+
+def _pack(run: Run, data: xr.Dataset) -> tuple[Slots, Payload]:
+    """Pack the counts behind the curves [part, slot, epoch and split], on slots of the head's own size."""
+    layer, epochs = str(data.attrs["layer"]), [int(epoch) for epoch in data["epoch"].values]
+    splits = [str(split) for split in data["split"].values]
+    total = np.sum([run.totals(split).sel(layer=layer).values for split in run.splits], axis=0)
+    is_long = len(epochs) * len(splits) > _MANY_CURVES
+    axis, depth = (run.axis, _DEPTH - 2) if is_long else (slot_axis(run, layer), _DEPTH)
+    slots = Slots(axis, axis.mantissa_bits, min(octave(total, run.axis) - depth, axis.max_exponent - 1))
+    counts = np.zeros((len(_PARTS), slots.starts.size, len(epochs) * len(splits)))
+    for index, epoch in enumerate(epochs):
+        for split, pool in pool_epoch(run, layer, epoch).items():
+            samples = [pool.whole, *(pool.truth(None) if pool.truth is not None else ())]
+            for part, sample in enumerate(samples):
+                slot = slots.slot_of[axis.index(sample.points)]
+                place = index * len(splits) + splits.index(split)
+                counts[part, :, place] = np.bincount(slot, sample.weights, slots.starts.size)
+    filled = np.flatnonzero(counts.any(axis=(0, 2)))
+    first, stop = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (slots.zero, slots.zero + 1)
+    return slots, pack_counts(np.rint(counts[:, first:stop]), first)
 
 
 def _by_epoch(values: xr.DataArray) -> Any:

@@ -45,6 +45,8 @@ def wall(material: Material) -> Section:
         "kinds": list(kinds.index) if len(kinds) > 1 else [],
         "levels": {level: ICONS[level] for level in LEVELS if any(tile["level"] == level for tile in tiles)},
         "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if inside else None,
+        "cols": material.wall_options.cols,
+        "info": material.wall_options.show_layer_info,
         "width": 112 if len(tiles) > _FEW else 176,
         "batches": spans(material.steps.tolist(), material.stride),
         "epochs": material.selected,

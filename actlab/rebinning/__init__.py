@@ -9,11 +9,13 @@ from actlab.rebinning.blocks import over_blocks
 from actlab.rebinning.buckets import LARGEST, Buckets, middles
 from actlab.rebinning.kernel import cubic
 from actlab.rebinning.labelled import bin_values, buckets_of, check_array, label_bins, rebin
+from actlab.rebinning.slots import Slots, octave
 
 __all__ = [
     "LARGEST",
     "Buckets",
     "Rebinned",
+    "Slots",
     "bin_array",
     "bin_values",
     "buckets_of",
@@ -21,6 +23,7 @@ __all__ = [
     "cubic",
     "label_bins",
     "middles",
+    "octave",
     "over_blocks",
     "rebin",
     "rebin_array",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any, Literal, Unpack
@@ -143,6 +143,10 @@ class Run(Selecting):
                 counts = self[split]["counts"].sum("step")
             self._totals[split] = counts.compute()
         return self._totals[split]
+
+    def keep_totals(self, totals: Mapping[str, xr.DataArray]) -> None:
+        """Keep counts of whole splits [layer, bucket] that were summed up elsewhere, for `totals`."""
+        self._totals |= totals
 
     def values(self, layer: str, split: str, rows: NDArray[np.int64]) -> xr.Dataset | None:
         """Return the raw outputs of a layer in some rows, where every one of them was kept.

@@ -8,7 +8,7 @@ from PIL import Image
 
 from actlab.axis import LinearAxis
 from actlab.charts.columns import columns
-from actlab.charts.wall_chart import WallOptions, crop, draw, palette, prepare, tiles, wall
+from actlab.charts.wall_chart import WallOptions, crop, draw, palette, prepare, survey, tiles, wall
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def test_the_short_form_draws_the_layers_chosen_in_the_models_order(charted, rec
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_tiles_share_their_colours(data):
+def test_tiles_share_their_colours(charted):
+    data = survey(charted.run, LinearAxis(-3, 5, 32), WallOptions(tile_width=9, tile_height=10))
     figures = [hv.render(overlay) for overlay in draw(data)]
     mappers = [mapper for figure in figures for mapper in figure.select({"type": LogColorMapper})]
     assert {(mapper.low, mapper.high) for mapper in mappers} == {(data.attrs["low"], data.attrs["high"])}

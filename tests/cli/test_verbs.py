@@ -279,6 +279,28 @@ def test_a_branch_begins_at_a_step(run, capsys):
     assert "no 99 to branch at" in refusal(capsys, "branch", run, "-o", "other", "--step", "99")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--h-min -2 --h-max 2 --n-bins 40 --epochs 0 --width 200 --height 100",
+        "--chart twin_peaks --epochs last --n-bins 20",
+        "--chart wall --layer *,!input --width 40 --height 40",
+    ],
+)
+def test_export_writes_a_figure_and_says_so(run, capsys, words):
+    assert main(["export", str(run), "-o", "figures/a.svg", *words.split()]) == 0
+    assert capsys.readouterr().out == "Wrote figures/a.svg\n"
+    assert Path("figures/a.svg").read_text().startswith("<?xml")
+    said = refusal(capsys, "export", run, "-o", "figures/a.svg")
+    assert said == "figures/a.svg: exists already; overwrite=True or --overwrite replaces it"
+
+
+def test_export_refuses_what_it_cannot_draw(run, capsys):
+    assert "ends in .png or .svg" in refusal(capsys, "export", run, "-o", "a.gif")
+    assert "did you mean 'wall'" in refusal(capsys, "export", run, "-o", "a.png", "--chart", "walls")
+    assert "no layer 'nothing'" in refusal(capsys, "export", run, "-o", "a.png", "--layer", "nothing")
+
+
 def test_progress_is_not_drawn_into_a_file(capsys):
     with progress_bars() as progress:
         progress("drawing", 1, 2)

@@ -9,7 +9,7 @@ from actlab.errors import AxisError, RecipeError, SelectionError, StoreError
 from actlab.findings.catalogue import RULES
 from actlab.findings.finding import Verdict
 from actlab.pages.build import report
-from actlab.recipe import Recipe, load_recipe
+from actlab.recipe import SECTIONS, Recipe, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,8 @@ def drawn(small_run, tmp_path_factory):
 def test_the_page_holds_its_sections_in_order(drawn):
     html = drawn.read_text(encoding="utf-8")
     found = re.findall(r'<section id="([a-z]+)"', html)
-    assert found == ["top", "verdict", "layers", "detail", "peaks", "reading", "numbers", "provenance"]
+    middle = ["layers", "detail", "peaks", "classes", "reading", "numbers"]
+    assert found == ["top", "verdict", *middle, "provenance"]
 
 
 def test_every_layer_is_a_picture_with_its_numbers_in_words(drawn, small_run):
@@ -96,7 +97,8 @@ def test_the_recipe_as_run_draws_the_same_page(drawn, small_run, tmp_path):
 def test_the_recipe_as_run_leaves_no_default_open(drawn):
     recipe = load_recipe(drawn.with_suffix(".toml"))
     assert (recipe.h_min, recipe.h_max, recipe.n_bins, recipe.title) == (-4, 4, 200, "run")
-    assert set(recipe.charts) == {"wall", "colorful", "twin_peaks"}
+    assert set(recipe.charts) == {"wall", "colorful", "twin_peaks", "per_class"}
+    assert recipe.sections == list(SECTIONS)
     assert recipe.limits == {name: rule.limits().model_dump() for name, rule in RULES.items()}
 
 

@@ -84,7 +84,7 @@ def test_counts_that_are_not_on_buckets_are_refused(counts, name):
         STATISTICS[name](counts.drop_vars(("lower", "upper")))
 
 
-@pytest.mark.parametrize("name", STATISTICS.keys() - {"distances"} | {"fit_axis"})
+@pytest.mark.parametrize("name", sorted(STATISTICS.keys() - {"distances"} | {"fit_axis"}))
 def test_what_is_no_labelled_array_is_one_clear_error(counts, name):
     statistic = {**STATISTICS, "fit_axis": stats.fit_axis}[name]
     with pytest.raises(AxisError, match=r"an xarray.DataArray .*, got a Dataset: take its 'counts'"):

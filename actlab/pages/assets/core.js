@@ -3,6 +3,8 @@
 const $ = (id) => document.getElementById(id);
 const all = (selector) => [...document.querySelectorAll(selector)];
 const page = JSON.parse($("data").textContent);
+let model = null; // (name) -> Bokeh model, once the figures are there
+const setData = (name, columns) => { model(name).data_source.data = columns; };
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
 const number = (value) => {
@@ -27,18 +29,10 @@ const tick = (count, batches) => {
   return every <= batches ? `1 in ${whole.format(every)}` : String(count);
 };
 
-// The only whole count that could have this code on the log scale; null if there are more.
-const onlyWhole = (count, { low, high }) => {
-  const half = (high / low) ** (0.5 / 254) * (1 + 1e-9);
-  const least = Math.ceil(count / half);
-  return least === Math.floor(count * half) ? least : null;
-};
-
 // A count in words, with a sign where it is known only up to a step of the log scale.
-const countOf = (count, batches, info) => {
+const countOf = (count, batches, { bound }) => {
   if (!(count > 0)) return "none";
-  const exact = batches === 1 && info.bound === 0 ? onlyWhole(count, info) : null;
-  if (exact !== null) return whole.format(exact);
+  if (batches === 1 && bound === 0 && Number.isInteger(count)) return whole.format(count);
   if (count >= 10) return `≈ ${whole.format(Number(count.toPrecision(2)))}`;
   if (batches === 1 && count < 1) return `≈ ${count.toPrecision(1)}: a count split between bins`;
   if (count < 1 && 1 / count <= batches * 1.5) return `≈ 1 in ${Math.max(2, Math.round(1 / count))} batches`;
@@ -67,3 +61,26 @@ const together = (bytes, type) => {
 
 const themed = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const isDark = () => document.documentElement.dataset.theme === "dark";
+
+// Codes on a log scale from 1 to `high` to what they stand for: the whole number, where only one has the code.
+const sumsOfCodes = (high) => Float32Array.from({ length: 256 }, (_, code) => {
+  if (code === 0) return 0;
+  const value = high ** ((code - 1) / 254);
+  const half = high ** (0.5 / 254) * (1 + 1e-9);
+  const least = Math.ceil(value / half);
+  return least === Math.floor(value * half) ? least : value;
+});
+
+// Codes [slot, place], each minus the one before it, to sums [place, slot].
+const decodeSums = (bytes, slots, places, high) => {
+  const table = sumsOfCodes(high);
+  const sums = new Float32Array(slots * places);
+  for (let slot = 0; slot < slots; slot += 1) {
+    let code = 0;
+    for (let place = 0; place < places; place += 1) {
+      code = (code + bytes[slot * places + place]) & 255;
+      sums[place * slots + slot] = table[code];
+    }
+  }
+  return sums;
+};

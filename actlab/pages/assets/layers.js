@@ -1,38 +1,58 @@
-// The layers: unpacked when first chosen, and merged to whole numbers of columns.
+// The layers: unpacked when first chosen, brought onto the bins of the range, and pooled to whole numbers of columns.
 
 const view = page.detail;
 const columnCount = view.nRows.length;
 const kept = new Map();
-const KEEP = 8;
+const windowsKept = new Map();
+const KEEP = 6;
 
-const unpackLayer = (bytes, { low, high }) => {
-  const { bins, series: names } = view;
-  const codes = bytes.slice(0, bins * columnCount);
-  for (let i = columnCount; i < codes.length; i += 1) codes[i] += codes[i - columnCount]; // wraps at 256, as packed
-  const seriesEnd = codes.length + 4 * names.length * columnCount;
-  const numbers = together(bytes.subarray(codes.length, seriesEnd), Float32Array);
-  const series = Object.fromEntries(
-    names.map((name, i) => [name, numbers.subarray(i * columnCount, (i + 1) * columnCount)]),
-  );
-  const count = (code, from, levels) => (code === 0 ? 0 : from * Math.exp(((code - 1) / (levels - 2)) * Math.log(high / from)));
-  const table = Float64Array.from({ length: 256 }, (_, code) => count(code, low, 256));
-  const least = low / view.epochDepth;
-  const epochs = Float64Array.from(together(bytes.subarray(seriesEnd), Uint16Array), (code) => count(code, least, 65536));
-  return { codes, series, table, epochs };
+const keep = (map, key, value) => {
+  map.set(key, value);
+  if (map.size > KEEP) map.delete(map.keys().next().value);
+  return value;
 };
 
-// A layer, from the few kept ones or from its packed text.
+// Numbers [series][place] of a block of rounded floats.
+const seriesOf = (bytes, names) => {
+  const numbers = together(bytes, Float32Array);
+  const n = numbers.length / names.length;
+  return Object.fromEntries(names.map((name, i) => [name, numbers.subarray(i * n, (i + 1) * n)]));
+};
+
+// A layer, from the few kept ones or from its packed text: sums [column, slot] and [curve, epoch, slot].
 const loadLayer = async (index) => {
-  if (!kept.has(index)) {
-    kept.set(index, unpackLayer(await inflate(`detail-${index}`), view.layers[index]));
-    if (kept.size > KEEP) kept.delete(kept.keys().next().value);
-  }
-  return kept.get(index);
+  if (kept.has(index)) return kept.get(index);
+  const info = view.layers[index];
+  const bytes = await inflate(`detail-${index}`);
+  const { slots } = info;
+  const n = view.epochs.length;
+  const columns = slots * columnCount;
+  const curves = 3 * slots * n;
+  const layer = {
+    info,
+    layout: makeLayout(info.bits, info.floor, view.exponents),
+    sums: decodeSums(bytes.subarray(0, columns), slots, columnCount, info.high),
+    epochs: [0, 1, 2].map((c) => decodeSums(bytes.subarray(columns + c * slots * n, columns + (c + 1) * slots * n), slots, n, info.highEpochs)),
+    series: seriesOf(bytes.subarray(columns + curves), view.series),
+  };
+  return keep(kept, index, layer);
+};
+
+// Single batches of a layer.
+const loadWindow = async (window_) => {
+  const { blob, start, stop, slots, high } = window_;
+  if (windowsKept.has(blob)) return windowsKept.get(blob);
+  const bytes = await inflate(`detail-${blob}`);
+  const cells = slots * (stop - start);
+  return keep(windowsKept, blob, {
+    ...window_,
+    sums: decodeSums(bytes.subarray(0, cells), slots, stop - start, high),
+    series: seriesOf(bytes.subarray(cells), view.windowSeries),
+  });
 };
 
 // The column that holds a row.
 const columnOf = (row) => Math.min(columnCount - 1, Math.max(0, Math.floor(row / view.k)));
-
 // Steps are even but for where `steps` says [row, step]: epochs left out, or batches not recorded.
 const runOf = (row) => view.steps.findLastIndex(([start]) => start <= row);
 const stepOf = (row) => {
@@ -74,24 +94,87 @@ const stepTicks = (start, end) => {
 
 const endRow = (column) => view.firstRow[column] + view.nRows[column];
 
-// Mean counts of columns [first, last) merged by m, every batch with the same weight; NaN where empty.
-const merge = (layer, first, last, m) => {
-  const width = Math.ceil((last - first) / m);
-  const out = new Float32Array(view.bins * width);
-  const weight = view.nRows;
+// Sums of places [from, to) in groups of m, re-binned: mean counts per batch [bin, group], NaN where empty, and the flow.
+const binGroups = (plan, { sums, first, slots }, from, to, m, batches) => {
+  const rebin = makeRebinner(plan, sums, first, slots);
+  const { bins } = plan;
+  const width = Math.ceil((to - from) / m);
+  const out = new Float32Array(bins * width);
+  const below = new Float64Array(width);
+  const above = new Float64Array(width);
   for (let w = 0; w < width; w += 1) {
-    const from = first + w * m;
-    const to = Math.min(last, from + m);
-    let total = 0;
-    for (let c = from; c < to; c += 1) total += weight[c];
-    for (let bin = 0; bin < view.bins; bin += 1) {
-      const row = bin * columnCount;
-      let sum = 0;
-      for (let c = from; c < to; c += 1) sum += layer.table[layer.codes[row + c]] * weight[c];
-      out[bin * width + w] = sum > 0 ? sum / total : NaN;
+    const start = from + w * m;
+    const end = Math.min(to, start + m);
+    let rows = 0;
+    for (let place = start; place < end; place += 1) rows += batches(place);
+    const found = rebin(start, end);
+    below[w] = found.below / rows;
+    above[w] = found.above / rows;
+    for (let bin = 0; bin < bins; bin += 1) {
+      const count = found.counts[bin];
+      out[bin * width + w] = count > 0 ? count / rows : NaN;
     }
   }
-  return { out, width };
+  return { out, width, below, above };
+};
+
+// All columns of a layer on the bins of a range, its colour limits as `palette.count_limits`, and what the bins cannot show.
+const binLayer = (layer, range) => {
+  const { info, sums } = layer;
+  const plan = makePlan(layer.layout, ...range);
+  const source = { sums, first: info.first, slots: info.slots };
+  const binned = binGroups(plan, source, 0, columnCount, 1, (column) => view.nRows[column]);
+  let least = 1;
+  let most = 1;
+  for (const count of binned.out) {
+    if (count < least) least = count;
+    if (count > most) most = count;
+  }
+  const low = Math.max(least, 0.1 / view.k);
+  const bound = new Float64Array(plan.bins);
+  const all_ = makeRebinner(plan, sums, info.first, info.slots)(0, columnCount, bound);
+  const shown = all_.counts.reduce((sum, count) => sum + count, 0);
+  const { n } = layer.series;
+  const values = n.reduce((sum, each, c) => sum + each * view.nRows[c], 0);
+  return {
+    ...binned,
+    range, plan, source, low,
+    high: Math.max(most, 10 * low),
+    // An edge between two bins stands in the bound of both.
+    bound: shown > 0 ? Math.min(1, bound.reduce((sum, count) => sum + count, 0) / 2 / shown) : 0,
+    outside: values > 0 ? (all_.below + all_.above) / values : NaN,
+    underflow: binned.below.map((count, c) => count / n[c]),
+    overflow: binned.above.map((count, c) => count / n[c]),
+    epochs: layer.epochs.map((curve, c) => binGroups(plan, { ...source, sums: curve }, 0, view.epochs.length, 1, (e) => view.epochBatches[c][e])),
+  };
+};
+
+// The range that leaves out 0.1 % of a layer's finite values on each side, in short numbers.
+const fitRange = (layer) => {
+  const { layout: { ends, half }, sums, info: { first, slots } } = layer;
+  const mass = new Float64Array(2 * half + 1);
+  for (let i = 0; i < sums.length; i += 1) mass[first - 1 + (i % slots)] += sums[i];
+  const total = mass.reduce((sum, count) => sum + count, 0);
+  if (total === 0) return [-1, 1];
+  const slotEnds = (slot) => (slot === half ? [0, 0] : [ends[slot > half ? slot - 1 : slot], ends[slot > half ? slot : slot + 1]]);
+  const find = (share) => {
+    let reached = 0;
+    for (let slot = 0; slot < mass.length; slot += 1) {
+      if (reached + mass[slot] >= share * total && mass[slot] > 0) {
+        const [low, high] = slotEnds(slot);
+        return low + ((share * total - reached) / mass[slot]) * (high - low);
+      }
+      reached += mass[slot];
+    }
+    return slotEnds(mass.findLastIndex((count) => count > 0))[1];
+  };
+  let [low, high] = [find(0.001), find(0.999)];
+  if (!(high - low > 1e-6 * Math.max(Math.abs(low), Math.abs(high)))) {
+    const margin = Math.abs(low) || 1;
+    [low, high] = [low - margin, high + margin];
+  }
+  const unit = 10 ** (Math.floor(Math.log10(high - low)) - 1);
+  return [Math.floor(low / unit) * unit, Math.ceil(high / unit) * unit].map((end) => Number(end.toPrecision(12)));
 };
 
 const largest = (series, from, to) => {
@@ -121,8 +204,8 @@ const layerPalette = ({ low, high }) => {
   const top = Math.log(Math.max(high, low * 1.0001));
   const bottom = Math.log(low);
   return Array.from({ length: 256 }, (_, i) => {
-    const at = bottom + (i / 255) * (top - bottom);
-    return at < 0 ? pick(below, 1 - at / Math.log(Math.min(low, 0.999))) : pick(above, top > 0 ? at / top : 1);
+    const at = bottom + ((i + 1) / 256) * (top - bottom); // up to here this colour reaches: one count is not pale
+    return at < 1e-9 ? pick(below, 1 - at / Math.log(Math.min(low, 0.999))) : pick(above, top > 0 ? at / top : 1);
   });
 };
 

@@ -23,11 +23,17 @@ const startWall = () => {
       filterWall();
     });
   }
-  for (const link of all(".tile, #table a[data-layer]")) {
+};
+
+// Tiles and rows of the table lead to the detail of their layer.
+const startLinks = () => {
+  for (const link of all("a[data-layer]")) {
     link.addEventListener("click", (event) => {
       event.preventDefault();
-      chooseLayer(Number(link.dataset.layer));
-      $("detail").scrollIntoView();
+      const index = Number(link.dataset.layer);
+      if (page.compare === undefined) chooseLayer(index);
+      else chooseCompared(index);
+      $(page.compare === undefined ? "detail" : "compare").scrollIntoView();
     });
   }
 };
@@ -66,7 +72,7 @@ const startTable = () => {
 
 const paintFigures = () => {
   if (model === null) return;
-  const [soft, line, grid, plot, ink, accent] = ["soft", "line", "grid", "plot", "ink", "accent"].map(themed);
+  const [soft, line, grid, plot] = ["soft", "line", "grid", "plot"].map(themed);
   for (const name of figures) {
     const frame = model(name);
     frame.setv({ background_fill_color: plot, outline_line_color: line });
@@ -75,27 +81,10 @@ const paintFigures = () => {
     }
     for (const part of frame.center) if (part.grid_line_color !== undefined) part.grid_line_color = grid;
   }
-  model("color_bar").major_label_text_color = soft;
-  model("color_title").text_color = soft;
-  model("epochs").glyph.line_color = themed("epoch");
-  model("epochs_case").glyph.line_color = themed("epoch-case");
-  for (const color of ["fill_color", "line_color"]) model("strip_range_1").glyph[color] = themed("train");
-  model("cursor").line_color = ink;
-  model("chosen_epoch").line_color = accent;
-  model("column_histogram").glyph.fill_color = accent;
-  model("column_histogram").glyph.line_color = null;
-  model("epoch_average").glyph.line_color = ink;
-  model("strip_hidden_0").glyph.setv({ fill_color: soft, line_color: soft });
-  if (twin !== null) {
-    twin.colors.train = themed("train");
-    model("train").glyph.line_color = twin.colors.train;
-    for (const name of ["yes", "no"]) {
-      model(name).line_color = soft;
-      model(`${name}_label`).text_color = ink;
-    }
-  }
-  if (detail.layer !== null) drawScale();
-  if (twin !== null && peaks.curves !== null) drawPeaks(peaks.index);
+  if (page.detail !== undefined) paintDetail();
+  if (page.peaks !== undefined) paintPeaks();
+  if (page.compare !== undefined) paintCompared();
+  if (page.compare_peaks !== undefined) paintTwins();
 };
 
 const switchTheme = () => {
@@ -107,14 +96,20 @@ const switchTheme = () => {
 };
 
 const KEYS = {
-  "[": () => chooseLayer(detail.index - 1),
-  "]": () => chooseLayer(detail.index + 1),
-  "+": () => zoom(0.5),
-  "=": () => zoom(0.5),
-  "-": () => zoom(2),
-  0: () => zoom(Infinity),
-  ArrowLeft: () => zoom(1, -0.25),
-  ArrowRight: () => zoom(1, 0.25),
+  ...(page.detail !== undefined && {
+    "[": () => chooseLayer(detail.index - 1),
+    "]": () => chooseLayer(detail.index + 1),
+    "+": () => zoom(0.5),
+    "=": () => zoom(0.5),
+    "-": () => zoom(2),
+    0: () => zoom(Infinity),
+    ArrowLeft: () => zoom(1, -0.25),
+    ArrowRight: () => zoom(1, 0.25),
+  }),
+  ...(page.compare !== undefined && {
+    "[": () => chooseCompared(compared.index - 1),
+    "]": () => chooseCompared(compared.index + 1),
+  }),
   t: switchTheme,
   "?": () => ($("help").open ? $("help").close() : $("help").showModal()),
 };
@@ -141,21 +136,32 @@ const startKeys = () => {
 
 let figures = [];
 
-const start = async () => {
-  startWall();
-  startTable();
-  startKeys();
-  drawFacts();
+const startFigures = async () => {
   const bokeh = JSON.parse($("bokeh").textContent);
   await Bokeh.embed.embed_items({ page: bokeh.document }, [{ docid: "page", roots: bokeh.roots, root_ids: Object.keys(bokeh.roots) }]);
   const document_ = Bokeh.documents.at(-1);
   model = (name) => document_.get_model_by_name(name);
   figures = Object.values(bokeh.roots).map((id) => id.replace("figure-", ""));
   paintFigures();
-  startDetail();
-  await chooseLayer(detail.index);
-  if (twin !== null) await startPeaks();
-  await startVerdict();
+};
+
+// Each section brings its script only if it is on the page.
+const start = async () => {
+  if ($("wall-filter") !== null) startWall();
+  if ($("table") !== null) startTable();
+  startKeys();
+  startLinks();
+  if (page.detail !== undefined) drawFacts();
+  if ($("bokeh") !== null) await startFigures();
+  if (page.detail !== undefined) {
+    startDetail();
+    await chooseLayer(detail.index);
+  }
+  if (page.compare !== undefined) await startCompared();
+  if (page.compare_peaks !== undefined) await startTwins();
+  if (page.classes !== undefined) await startClasses();
+  if (page.peaks !== undefined) await startPeaks();
+  await startAddresses();
   document.documentElement.dataset.ready = "yes";
 };
 

@@ -1,14 +1,33 @@
 // The Twin Peaks of the last layer: one epoch at a time.
 
-const twin = page.peaks ?? null;
-const peaks = { index: 0, curves: null, timer: null };
+const twin = page.peaks;
+const peaks = { index: 0, curves: null, timer: null, range: twin.range };
 const short = (value) => number(Number(value.toPrecision(3)));
 const isShown = (split) => document.querySelector(`[data-split="${split}"]`).checked;
 
-const curveOf = (part, epoch, split) => {
-  const { epochs, splits, bins } = twin;
-  const from = ((part * epochs.length + epoch) * splits.length + split) * bins.length;
-  return peaks.curves.subarray(from, from + bins.length);
+// Shares [part][epoch][split][bin] on a range; part 0 is all, 1 is YES, 2 is NO.
+const curveOf = (part, epoch, split) => peaks.curves[part][epoch][split];
+
+const binPeaks = ([hMin, hMax, bins]) => {
+  const { first, slots, splits, epochs } = twin;
+  const plan = makePlan(peaks.layout, hMin, hMax, bins);
+  const nothing = new Float64Array(bins).fill(NaN);
+  peaks.bins = Float64Array.from({ length: bins }, (_, bin) => hMin + ((bin + 0.5) / bins) * (hMax - hMin));
+  peaks.outside = epochs.map(() => splits.map(() => 0));
+  peaks.curves = peaks.sums.map((sums, part) => {
+    const rebin = makeRebinner(plan, sums, first, slots);
+    return epochs.map((_, e) => splits.map((__, s) => {
+      if (!twin.known[part][e][s]) return nothing;
+      const place = e * splits.length + s;
+      const { counts, below, above } = rebin(place, place + 1);
+      const n = twin.n[e][s];
+      if (part === 0) peaks.outside[e][s] = (below + above) / n;
+      return counts.map((count) => count / n);
+    }));
+  });
+  // One scale for the later epochs; the first ones are often far taller, and the page says so.
+  const later = peaks.curves[0].slice(Math.floor(epochs.length / 2)).flat();
+  peaks.top = 1.12 * Math.max(0, ...later.map((curve) => curve.reduce((most, share) => (share > most ? share : most), 0))) || 1;
 };
 
 // The split that marks, areas and numbers of an epoch belong to.
@@ -53,7 +72,7 @@ const drawTruth = (index, split) => {
   const shown = isShown(twin.splits[split]) && ($("peaks-labels")?.checked ?? false);
   ["yes", "no"].forEach((part, p) => {
     const y = curveOf(p + 1, index, split);
-    setData(`truth_${part}`, { x: twin.bins, y });
+    setData(`truth_${part}`, { x: peaks.bins, y });
     for (const name of [`truth_${part}`, `truth_${part}_area`]) {
       const { glyph } = model(name);
       glyph[name.endsWith("area") ? "fill_color" : "line_color"] = twin.colors[twin.splits[split]];
@@ -69,12 +88,12 @@ const drawPeaks = (index) => {
   splits.forEach((split, s) => {
     const y = curveOf(0, index, s);
     const present = y.some(Number.isFinite);
-    setData(split, { x: twin.bins, y });
+    setData(split, { x: peaks.bins, y });
     model(split).visible = isShown(split) && present;
     if (present) most = y.reduce((high, value) => (value > high ? value : high), most);
   });
-  const taller = 1.12 * most > 1.01 * twin.top; // the packed shares are rounded
-  model("shares").end = taller ? 1.12 * most : twin.top;
+  const taller = 1.12 * most > 1.0001 * peaks.top;
+  model("shares").end = taller ? 1.12 * most : peaks.top;
   const described = describedSplit(index);
   drawTruth(index, described);
   drawMarks();
@@ -82,7 +101,8 @@ const drawPeaks = (index) => {
   $("peaks-shown").textContent = epochs[index] < 0 ? "untrained" : String(epochs[index]);
   $("peaks-said").textContent = sayPeaks(index, described, taller);
   for (const dot of all(".dot")) dot.classList.toggle("chosen", Number(dot.dataset.epoch) === index);
-  markEpoch(epochs[index]);
+  if (page.detail !== undefined) markEpoch(epochs[index]);
+  if (page.classes !== undefined) showClassesOf(epochs[index]);
 };
 
 const sayDistance = (index, split) => {
@@ -93,7 +113,7 @@ const sayDistance = (index, split) => {
 };
 
 const sayPeaks = (index, split, taller) => {
-  const [separation, overlap, outside] = [twin.separation, twin.overlap, twin.outside].map((numbers) => numbers[index][split]);
+  const [separation, overlap, outside] = [twin.separation, twin.overlap, peaks.outside].map((numbers) => numbers[index][split]);
   const parts = [sayDistance(index, split)];
   if (separation !== null) parts.push(`d′ ${short(separation)}`);
   if (overlap !== null) parts.push(`YES and NO overlap by ${percent(overlap)}`);
@@ -113,8 +133,34 @@ const playPeaks = (on) => {
   $("peaks-play").setAttribute("aria-label", on ? "Pause" : "Play the epochs");
 };
 
+const paintPeaks = () => {
+  twin.colors.train = themed("train");
+  model("train").glyph.line_color = twin.colors.train;
+  for (const name of ["yes", "no"]) {
+    model(name).line_color = themed("soft");
+    model(`${name}_label`).text_color = themed("ink");
+  }
+  if (peaks.curves !== null) drawPeaks(peaks.index);
+};
+
+// Another range for the curves; the numbers beside them do not depend on it.
+const setPeaksRange = (range) => {
+  peaks.range = range;
+  if (peaks.sums === undefined) return;
+  const [start, end, bins] = range;
+  model("outputs").setv({ start, end, reset_start: start, reset_end: end });
+  showRange("peaks-range", range);
+  $("peaks-view").textContent = `${range.every((value, i) => value === twin.range[i]) ? "own range " : ""}[${number(start)}, ${number(end)}], ${bins} bins`;
+  binPeaks(range);
+  drawPeaks(peaks.index);
+};
+
 const startPeaks = async () => {
-  peaks.curves = together(await inflate("peaks-0"), Float32Array);
+  const { slots, epochs, splits, bits, floor, exponents, high } = twin;
+  const bytes = await inflate("peaks-0");
+  const places = epochs.length * splits.length;
+  peaks.layout = makeLayout(bits, floor, exponents);
+  peaks.sums = [0, 1, 2].map((part) => decodeSums(bytes.subarray(part * slots * places, (part + 1) * slots * places), slots, places, high));
   for (const size of ["inner_width", "inner_height"]) model("twin").properties[size].change.connect(drawMarks);
   $("peaks-epoch").addEventListener("input", (event) => { playPeaks(false); drawPeaks(Number(event.target.value)); });
   for (const box of all("[data-split], #peaks-labels")) box.addEventListener("change", () => drawPeaks(peaks.index));
@@ -123,7 +169,11 @@ const startPeaks = async () => {
     if (on && peaks.index >= twin.epochs.length - 1) drawPeaks(0);
     playPeaks(on);
   });
-  $("resolution").before($("peaks-key")); // the frame it explains is in the detail chart
-  $("peaks-key").hidden = false;
-  drawPeaks(twin.epochs.length - 1);
+  if (page.detail !== undefined) {
+    $("resolution").before($("peaks-key")); // the frame it explains is in the detail chart
+    $("peaks-key").hidden = false;
+  }
+  startRange("peaks-range", twin.mostBins, setPeaksRange, { reset: () => setPeaksRange(twin.range) });
+  peaks.index = epochs.length - 1;
+  setPeaksRange(peaks.range);
 };

@@ -1,0 +1,309 @@
+"""The sections of a comparison: what each one says of all runs, side by side and on one scale."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from actlab.axis import LinearAxis
+from actlab.charts.comparison_chart import LESS, MORE, ComparisonOptions, Scale, paint, scale_of
+from actlab.charts.palette import translucent_palette
+from actlab.findings.finding import Verdict
+from actlab.pages.comparison_figures import comparison_figures, comparison_twin_figure
+from actlab.pages.formats import NONE, TIMES, amount, number, spans
+from actlab.pages.html import Section
+from actlab.pages.notes import render_notes
+from actlab.pages.payload import pack_floats
+from actlab.pages.sections import data_uri, listed
+from actlab.run import Run
+
+__all__ = ["Compared", "detail", "facts", "numbers", "peaks", "provenance", "reading", "wall"]
+
+_DETAIL_HEIGHT: Final = 200  # most pixels of a picture of the detail
+_WORDS: Final = {
+    "total_variation": "total variation, from 0, equal, to 1, nothing in common",
+    "jensen_shannon": "Jensen-Shannon distance, from 0, equal, to 1, nothing in common",
+    "wasserstein": "Wasserstein distance, in units of the value",
+    "kolmogorov_smirnov": "Kolmogorov-Smirnov distance, from 0, equal, to 1",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All that the sections are made of.
+
+    Parameters
+    ----------
+    runs : dict of str to Run
+        By name; the first one is what the others are compared with.
+    title, notes : str
+        Of the recipe: plain text, and Markdown that may be empty.
+    axis : LinearAxis
+        Range and bins of all histograms.
+    columns, epochs : xarray.Dataset
+        What `charts.comparison_chart.prepare` returned.
+    peaks : dict of str to xarray.Dataset
+        What `charts.twin_peaks_chart.prepare` returned of each run on one axis; empty without heads.
+    verdicts : dict of str to Verdict
+        What `findings.verdict.check` returned of each run; empty on a page without them.
+    options : ComparisonOptions
+        Sizes, and how the layers are sorted.
+    """
+
+    runs: dict[str, Run]
+    title: str
+    notes: str
+    axis: LinearAxis
+    columns: xr.Dataset
+    epochs: xr.Dataset
+    peaks: dict[str, xr.Dataset]
+    verdicts: dict[str, Verdict]
+    options: ComparisonOptions
+
+    @cached_property
+    def distance(self) -> xr.DataArray:
+        """How far each run is from the first [run, layer]: the mean over the epochs."""
+        return self.epochs[self.options.distance].mean("epoch")
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """The layers that all runs have, in the order of the page."""
+        names = [str(name) for name in self.epochs["layer"].values]
+        if self.options.sort == "model":
+            return names
+        farthest = self.distance.max("run").fillna(-1).values
+        return [names[place] for place in np.argsort(-farthest, kind="stable")]
+
+    @cached_property
+    def scale(self) -> Scale:
+        """The scale of all pictures."""
+        return scale_of(self.columns, self.options)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the runs."""
+        return list(self.runs)
+
+    @property
+    def others(self) -> list[str]:
+        """The names of all runs but the first."""
+        return self.names[1:]
+
+    def kind(self, layer: str) -> str:
+        """Return the kind of a layer, in the first run."""
+        return str(next(iter(self.runs.values())).layers.loc[layer, "kind"])
+
+    def far(self, layer: str) -> list[str]:
+        """Say how far each run but the first is from it in a layer."""
+        return [number(float(f"{value:.3g}")) for value in self.distance.sel(layer=layer).values[1:]]
+
+
+def facts(compared: Compared) -> Section:
+    """Title, what each run recorded, and what single ones lack."""
+    rows = []
+    for name, run in compared.runs.items():
+        train = run["train"]
+        losses = [str(key) for key in train.data_vars if str(key) == "log_loss"]
+        last = [float(value) for key in losses for value in train[key].values if np.isfinite(value)][-1:]
+        rows.append(
+            {
+                "name": name,
+                "path": run.path,
+                "cells": [
+                    str(run.attributes.get("model") or NONE),
+                    amount(len(run.names)),
+                    f"{len(run.epochs('train')):,} {TIMES} {amount(train.sizes['step'])} batches in all",
+                    number(last[0]) if last else NONE,
+                ],
+            }
+        )
+    axis, steps = compared.axis, compared.columns.sizes["step"]
+    k = int(compared.columns.attrs["k"])
+    context = {
+        "title": compared.title,
+        "notes": render_notes(compared.notes),
+        "rows": rows,
+        "layers": amount(len(compared.layers)),
+        "epochs": spans(sorted(int(epoch) for epoch in compared.epochs["epoch"].values)),
+        "columns": f"{steps:,} of {'one batch' if k == 1 else f'{k:,} batches'} each",
+        "bins": f"{axis.n_bins:,} in [{number(axis.h_min)}, {number(axis.h_max)}]",
+        "missing": _missing(compared),
+    }
+    return Section("top", "", "compare_top.html.j2", context)
+
+
+def _missing(compared: Compared) -> list[str]:
+    """Say what single runs lack, layers, epochs and batches."""
+    said = [str(data.attrs["missing"]) for data in (compared.epochs, compared.columns)]
+    parts = dict.fromkeys(part for text in said for part in text.split("; ") if part != "nothing")
+    return list(parts)
+
+
+def wall(compared: Compared) -> Section:
+    """Every layer of every run as a tile, beside what differs from the first run."""
+    options, scale = compared.options, compared.scale
+    cards = []
+    for index, layer in enumerate(compared.layers):
+        pictures = paint(compared.columns, layer, scale, (options.tile_width, options.tile_height))
+        far = compared.far(layer)
+        shares = [
+            {"src": data_uri(png), "alt": f"{layer} in {name}", "run": place, "name": name}
+            for place, (name, png) in enumerate(zip(compared.names, pictures.shares, strict=True))
+        ]
+        apart = [
+            {"src": data_uri(png), "alt": f"{layer}: {name} minus {compared.names[0]}, distance {distance}"}
+            for name, png, distance in zip(compared.others, pictures.differences, far, strict=True)
+        ]
+        kind = compared.kind(layer)
+        cards.append(
+            {"index": index, "name": layer, "kind": kind, "shares": shares, "apart": apart, "far": far}
+        )
+    ends = {name: getattr(scale, name) for name in ("low", "high", "one")}
+    axis = compared.axis
+    kinds = dict.fromkeys(card["kind"] for card in cards)
+    context = {
+        "cards": cards,
+        "kinds": list(kinds) if len(kinds) > 1 else [],
+        "names": compared.names,
+        "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if axis.h_min < 0 < axis.h_max else None,
+        "range": (number(axis.h_min), number(axis.h_max)),
+        "gradient": ", ".join(translucent_palette(**ends, size=18)),
+        "scale": {name: f"{number(float(f'{100 * share:.2g}'))}%" for name, share in ends.items()},
+        "difference": f"{number(float(f'{100 * scale.difference:.2g}'))} points",
+        "colors": (LESS, MORE),
+        "sorted": compared.options.sort == "distance",
+        "distance": _WORDS[options.distance],
+        "pictures": 2 * len(compared.names) - 1,
+    }
+    return Section("layers", "Layers", "compare_wall.html.j2", context)
+
+
+def detail(compared: Compared) -> Section:
+    """One layer of all runs: pictures, histograms of an epoch over each other, distances over the epochs."""
+    axis, epochs = compared.axis, compared.epochs
+    blobs, layers = [], []
+    for layer in compared.layers:
+        one = epochs.sel(layer=layer)
+        size = (compared.options.detail_width, _DETAIL_HEIGHT)
+        pictures = paint(compared.columns, layer, compared.scale, size)
+        blobs.append(pack_floats(one["share"].transpose("run", "epoch", "bin").values))
+        blobs += [base64.b64encode(png).decode("ascii") for png in (*pictures.shares, *pictures.differences)]
+        layers.append(
+            {
+                "name": layer,
+                "kind": compared.kind(layer),
+                **{name: listed(one[name].transpose("run", "epoch")) for name in ("mean", "std")},
+                "distance": listed(one[compared.options.distance].transpose("run", "epoch")),
+            }
+        )
+    data = {
+        "runs": compared.names,
+        "layers": layers,
+        "epochs": listed(epochs["epoch"]),
+        "bins": listed(axis.centers),
+        "hMin": axis.h_min,
+        "hMax": axis.h_max,
+    }
+    context = {
+        "names": compared.names,
+        "layers": layers,
+        "epochs": data["epochs"],
+        "range": (number(axis.h_min), number(axis.h_max)),
+        "distance": _WORDS[compared.options.distance],
+        "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if axis.h_min < 0 < axis.h_max else None,
+    }
+    frames = comparison_figures(len(compared.names), axis.h_min, axis.h_max)
+    return Section("compare", "Detail", "compare_detail.html.j2", context, data, tuple(blobs), frames)
+
+
+def peaks(compared: Compared) -> Section | None:
+    """Show the Twin Peaks of all runs over each other, where all have a head and an epoch in common."""
+    found = compared.peaks
+    known = [set(data["epoch"].values.tolist()) for data in found.values()]
+    epochs = sorted(set.intersection(*known)) if known else []
+    if not epochs:
+        return None
+    shared = set.intersection(*(set(data["split"].values.tolist()) for data in found.values()))
+    splits = [split for split in ("valid", "train", "test") if split in shared][:2]
+    stacked = np.stack(
+        [
+            data["curves"].sel(epoch=epochs, split=splits).transpose("epoch", "split", "bin").values
+            for data in found.values()
+        ]
+    )
+    one = next(iter(found.values()))
+    reference = splits[0]
+    h_min, h_max = (number(one.attrs[name]) for name in ("h_min", "h_max"))
+    data = {
+        "epochs": epochs,
+        "splits": splits,
+        "bins": listed(one["bin"]),
+        "separation": [
+            listed(each["separation"].sel(epoch=epochs, split=reference)) for each in found.values()
+        ],
+    }
+    context = {
+        "names": compared.names,
+        "layers": [str(each.attrs["layer"]) for each in found.values()],
+        "splits": splits,
+        "epochs": epochs,
+        "view": f"range [{h_min}, {h_max}], {one.attrs['n_bins']} bins",
+    }
+    frame = comparison_twin_figure(len(found), splits, one.attrs["h_min"], one.attrs["h_max"])
+    return Section(
+        "compare_peaks",
+        "Twin Peaks",
+        "compare_peaks.html.j2",
+        context,
+        data,
+        (pack_floats(stacked),),
+        {"compare_twin": frame},
+    )
+
+
+def reading(compared: Compared) -> Section:
+    """How to read a comparison."""
+    context = {"first": compared.names[0], "distance": _WORDS[compared.options.distance]}
+    return Section("reading", "How to read", "compare_reading.html.j2", context)
+
+
+def numbers(compared: Compared) -> Section:
+    """Say in numbers what the pictures show, one row per layer."""
+    last = compared.epochs.isel(epoch=-1)
+    rows = []
+    for layer in compared.layers:
+        far = compared.distance.sel(layer=layer).values[1:]
+        one = last.sel(layer=layer)
+        values = [*far, *(float(value) for name in ("mean", "std") for value in one[name].values)]
+        rows.append(
+            {
+                "name": layer,
+                "kind": compared.kind(layer),
+                "cells": [
+                    {"value": repr(float(value)) if np.isfinite(value) else "", "text": number(float(value))}
+                    for value in values
+                ],
+            }
+        )
+    titles = [f"distance, {name}" for name in compared.others]
+    titles += [f"{what}, {name}" for what in ("mean", "std") for name in compared.names]
+    context = {"rows": rows, "titles": titles, "epoch": int(last["epoch"])}
+    return Section("numbers", "Numbers", "compare_numbers.html.j2", context)
+
+
+def provenance(compared: Compared, command: str, recipe: str, versions: Mapping[str, str]) -> Section:
+    """Tell which runs these are, and how to make this page again."""
+    facts: list[tuple[str, Any]] = [
+        ("Drawn with", ", ".join(f"{name} {each}" for name, each in versions.items()))
+    ]
+    for name, run in compared.runs.items():
+        rows = ", ".join(f"{split} {run[split].sizes['step']:,}" for split in run.splits)
+        facts.append((name, f"{run.path}, run id {run.attributes.get('run_id', NONE)}, rows: {rows}"))
+    context = {"facts": facts, "command": command, "recipe": recipe}
+    return Section("provenance", "Provenance", "provenance.html.j2", context)

@@ -1,0 +1,151 @@
+"""The page of a comparison: what it says of each run, on the screen and in its files."""
+
+import re
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+import actlab
+from actlab.cli import main
+from actlab.errors import RecipeError, SelectionError
+from actlab.findings.finding import Verdict
+from actlab.pages.comparison_build import compare_report
+from actlab.recipe import Recipe, load_recipe
+
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+HOSTILE = "</script><img src=x onerror=hit=1>"
+
+
+@pytest.fixture(scope="module")
+def pair(record_run):
+    """Return two runs, one shorter than the other and shifted in one layer."""
+
+    def record(shift, n_epochs):
+        random = np.random.default_rng(7)
+        rows = []
+        for epoch in range(n_epochs):
+            for _ in range(4):
+                labels = random.integers(0, 3, 16)
+                values = {
+                    "near": random.normal(size=(16, 20)),
+                    HOSTILE: random.normal(size=(16, 20)) + shift,
+                    "fc": random.normal(size=(16, 3)) + 2 * (labels[:, None] == np.arange(3)),
+                }
+                rows.append((epoch, values, labels))
+        return record_run({"train": rows, "valid": rows}, ["near", HOSTILE, "fc"])
+
+    return {"a": record(0, 3), "b": record(1.5, 2)}
+
+
+@pytest.fixture(scope="module")
+def drawn(pair, tmp_path_factory):
+    return compare_report(pair, tmp_path_factory.mktemp("page") / "pair.html", h_min=-4, h_max=4, n_bins=40)
+
+
+def curve(page, name):
+    return np.array(
+        page.evaluate(f"[...Bokeh.documents[0].get_model_by_name('{name}').data_source.data.y]"), float
+    )
+
+
+@pytest.mark.browser
+def test_the_curves_are_those_of_the_comparison(drawn, open_page, pair):
+    page = open_page(drawn)
+    truth = actlab.compare(pair, axis=actlab.LinearAxis(-4, 4, 40)).isel(epoch=-1)
+    for index, name in enumerate(
+        page.locator(".tile").evaluate_all("tiles => tiles.map((t) => t.dataset.name)")
+    ):
+        page.select_option("#layer-select", str(index))
+        page.wait_for_timeout(100)
+        one = truth.sel(layer=name)
+        for run in range(2):
+            np.testing.assert_allclose(
+                curve(page, f"curve_{run}"), one["share"].isel(run=run), rtol=1e-3, atol=1e-6
+            )
+        np.testing.assert_allclose(curve(page, "difference_1"), one["difference"].isel(run=1), atol=1e-3)
+        assert curve(page, "distance_1")[-1] == pytest.approx(float(one["total_variation"].isel(run=1)))
+    assert page.evaluate("window.hit") is None
+
+
+@pytest.mark.browser
+def test_the_layer_farthest_apart_comes_first_and_what_is_missing_is_said(drawn, open_page):
+    page = open_page(drawn)
+    assert page.locator(".tile").first.get_attribute("data-name") == HOSTILE
+    assert "b lacks epoch 2" in page.text_content("#top")
+    assert "No finding in any run" in page.text_content("#verdict")
+    page.click(".tile >> nth=1")
+    assert page.text_content("#compare-title").startswith(
+        page.locator(".tile").nth(1).get_attribute("data-name")
+    )
+    page.fill("#wall-filter", "onerror")
+    assert page.locator(".tile:visible").count() == 1
+
+
+def test_the_verdicts_stand_side_by_side(pair, make_finding, tmp_path, monkeypatch):
+    mine, both = make_finding("error", layers=("fc",)), make_finding("advice", rule="drift", name="Drift")
+    verdicts = {
+        pair["a"].path: Verdict([both], [], ["drift"], ""),
+        pair["b"].path: Verdict([mine, both], [], ["drift", "dead_relu"], ""),
+    }
+    monkeypatch.setattr("actlab.pages.comparison_build.check", lambda run, **_: verdicts[run.path])
+    html = compare_report(pair, tmp_path / "page.html", sections=["verdict"]).read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", html.split("<tbody>")[2], re.DOTALL)
+    cells = [
+        [re.sub(r"<.*?>|\s+", " ", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)]
+        for row in rows
+    ]
+    assert [row[0].split(":")[-1].strip() for row in cells] == ["Dead ReLU", "Drift"]
+    assert cells[0][1] == "not found"
+    assert "63 of 64 units gave 0." in cells[0][2]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_inaccessible_or_too_wide(drawn, open_page, scheme):
+    page = open_page(drawn, color_scheme=scheme, width=390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    options = {"runOnly": {"type": "tag", "values": LEVELS}, "resultTypes": ["violations"]}
+    found = Axe().run(page, options=options).response["violations"]
+    assert {each["id"]: [node["target"] for node in each["nodes"]] for each in found} == {}
+
+
+def test_the_recipe_as_run_draws_the_same_bytes(drawn, pair, tmp_path):
+    again = compare_report(pair, tmp_path / "again.html", recipe=drawn.with_suffix(".toml"))
+    assert again.read_bytes() == drawn.read_bytes()
+    assert load_recipe(drawn.with_suffix(".toml")).charts["comparison"]["sort"] == "distance"
+
+
+def test_the_verb_writes_a_page_of_the_sections_asked_for(pair, tmp_path, capsys):
+    (tmp_path / "wish.toml").write_text('sections = ["numbers", "wall"]\n')
+    paths = [run.path for run in pair.values()]
+    command = ["compare", *paths, "--recipe", str(tmp_path / "wish.toml"), "-o", str(tmp_path / "some.html")]
+    assert main(command) == 0
+    html = (tmp_path / "some.html").read_text(encoding="utf-8")
+    assert re.findall(r'<section id="([a-z]+)"', html) == ["top", "numbers", "layers"]
+    assert main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def charts(**options):
+    return Recipe(charts=options)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "n_runs", "options"),
+    [
+        (SelectionError, "at least two runs", 1, {}),
+        (SelectionError, "at most 6 runs, got 8", 8, {}),
+        (SelectionError, "no layer 'neer' in any", 2, {"layers": "neer"}),
+        (RecipeError, "a comparison has no section 'per_class'", 2, {"sections": ["per_class"]}),
+        (RecipeError, "unknown chart 'comparisn' ", 2, {"recipe": charts(comparisn={})}),
+        (RecipeError, "comparison: unknown key 'sorts'", 2, {"recipe": charts(comparison={"sorts": 1})}),
+        (RecipeError, "epochs: a comparison shows all epochs", 2, {"recipe": Recipe(epochs=[1])}),
+    ],
+)  # fmt: skip
+def test_bad_wishes_are_refused_in_one_line(pair, tmp_path, error, said, n_runs, options):
+    with pytest.raises(error, match=said) as caught:
+        compare_report([*pair.values(), *[pair["a"]] * 6][:n_runs], tmp_path / "page.html", **options)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
