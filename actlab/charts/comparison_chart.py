@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
+import dask
 import numpy as np
 import xarray as xr
+from dask.callbacks import Callback
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from actlab import comparison
 from actlab.axis import LinearAxis
@@ -19,7 +22,21 @@ from actlab.charts.palette import SETS, ZERO
 from actlab.charts.raster import cells_per_pixel, png, shrink
 from actlab.run import Run
 
-__all__ = ["LESS", "MORE", "ComparisonOptions", "Pictures", "Scale", "paint", "prepare", "scale_of"]
+__all__ = [
+    "LESS",
+    "MORE",
+    "STEPS",
+    "Cells",
+    "ComparisonOptions",
+    "Scale",
+    "cells",
+    "prepare",
+    "scale_of",
+    "share_png",
+    "signed_codes",
+    "signed_colors",
+    "signed_png",
+]
 
 LESS: Final = SETS["train"]
 """Colour of what the first run has more of."""
@@ -28,8 +45,19 @@ MORE: Final = ZERO
 
 _DECADES: Final = 6  # of the scale of shares, as that of the wall
 _PALE_DECADES: Final = 2
+STEPS: Final = 127
+"""Steps of each side of the scale of differences."""
 _DIFFERENCE_DECADES: Final = 2  # smaller differences are noise beside the largest one
-_STEPS: Final = 127  # of each side of the scale of differences
+_DISTANCES: Final = ("total_variation", "jensen_shannon", "wasserstein", "kolmogorov_smirnov")
+_ALPHA: Final = (255 * np.linspace(0.08, 1, STEPS)).round().astype(np.uint8)
+
+
+def _once(names: list[str]) -> list[str]:
+    """Refuse a name that stands twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is named twice")
+    return names
 
 
 class ComparisonOptions(BaseModel):
@@ -37,6 +65,8 @@ class ComparisonOptions(BaseModel):
 
     Parameters
     ----------
+    names : list of str, optional
+        What the runs are called, in their order; else the ends of their paths.
     sort : {"distance", "model"}
         The layers by how far they are apart, the farthest first, or in the order of the model.
     distance : str
@@ -49,6 +79,7 @@ class ComparisonOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    names: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(_once)] | None = None
     sort: Literal["distance", "model"] = "distance"
     distance: Literal["total_variation", "jensen_shannon", "wasserstein", "kolmogorov_smirnov"] = (
         "total_variation"
@@ -64,14 +95,17 @@ class Scale(NamedTuple):
     low: float
     high: float
     one: float
+    least: float
+    """The smallest difference drawn."""
     difference: float
+    """The largest one."""
 
 
-class Pictures(NamedTuple):
-    """The pictures of a layer, PNGs by run; the difference of the first run is missing."""
+class Cells(NamedTuple):
+    """What the pictures of a layer show: shares [run, y, x], and differences of all runs but the first."""
 
-    shares: list[bytes]
-    differences: list[bytes]
+    shares: NDArray[np.float64]
+    differences: NDArray[np.float64]
 
 
 def prepare(
@@ -80,8 +114,9 @@ def prepare(
     options: ComparisonOptions | None = None,
     *,
     layers: list[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Compare runs by columns of the batches that all have, and by epoch.
+    """Compare runs by columns of the batches that all have, and by epoch. All counts are read once.
 
     Parameters
     ----------
@@ -93,15 +128,18 @@ def prepare(
         The defaults if None.
     layers : list of str, optional
         Patterns as in `Run.select_layers`; all layers by default.
+    progress : callable, optional
+        Called with the tasks done and the tasks in all.
 
     Returns
     -------
     columns : xarray.Dataset
-        share, difference [run, layer, step, bin]: float32, of `actlab.compare` by columns.
+        share [run, layer, step, bin]: float32, of `actlab.compare` by columns; the attributes k and
+        last_step are the number of batches in one and the step of the last batch.
     epochs : xarray.Dataset
-        share [run, layer, epoch, bin], n, mean, std [run, layer, epoch] and the distances, all computed.
+        share [run, layer, epoch, bin]: float32; n, mean, std and the distances [run, layer, epoch].
 
-        Both with the attributes of `actlab.compare`.
+        Both in memory, with the attributes of `actlab.compare`.
 
     Raises
     ------
@@ -114,12 +152,25 @@ def prepare(
     common = set.intersection(*(set(run["train"]["step"].values.tolist()) for run in runs.values()))
     k = cells_per_pixel(max(len(common), 1), chosen.detail_width)
     by_column = comparison.compare(runs, axis=axis, layers=layers, by=k)
-    columns = (
-        by_column[["share", "difference"]].astype(np.float32).compute().assign_attrs(by_column.attrs, k=k)
-    )
     by_epoch = comparison.compare(runs, axis=axis, layers=layers)
-    distances = ("total_variation", "jensen_shannon", "wasserstein", "kolmogorov_smirnov")
-    return columns, by_epoch[["share", "n", "mean", "std", *distances]].compute()
+    columns = (
+        by_column[["share"]].astype(np.float32).assign_attrs(by_column.attrs, k=k, last_step=max(common))
+    )
+    epochs = by_epoch[["share", "n", "mean", "std", *_DISTANCES]]
+    epochs["share"] = epochs["share"].astype(np.float32)
+    with Callback(posttask=_teller(progress)) if progress else nullcontext():
+        found: tuple[xr.Dataset, xr.Dataset] = dask.compute(columns, epochs)
+    return found
+
+
+def _teller(progress: Callable[[int, int], None]) -> Callable[..., None]:
+    """Return what dask calls after each task."""
+
+    def tell(_key: Any, _result: Any, _graph: Any, state: Mapping[str, Any], _worker: Any) -> None:
+        done = len(state["finished"])
+        progress(done, done + sum(len(state[name]) for name in ("ready", "waiting", "running")))
+
+    return tell
 
 
 def scale_of(columns: xr.Dataset, options: ComparisonOptions) -> Scale:
@@ -130,20 +181,20 @@ def scale_of(columns: xr.Dataset, options: ComparisonOptions) -> Scale:
     columns : xarray.Dataset
         What `prepare` returned first.
     options : ComparisonOptions
-        The width of the tiles.
+        The size of the tiles.
     """
     high = difference = 0.0
-    for share, apart in _layers(columns):
-        for run in range(len(share)):
-            high = max(high, float(np.nanmax(_tile(share[run], options), initial=0.0)))
-            difference = max(difference, float(np.nanmax(np.abs(_tile(apart[run], options)), initial=0.0)))
+    for layer in columns["layer"].values:
+        shares, differences = cells(columns, str(layer), (options.tile_width, options.tile_height))
+        high = max(high, float(np.nanmax(shares, initial=0.0)))
+        difference = max(difference, float(np.nanmax(np.abs(differences), initial=0.0)))
     high = high or 1.0
-    low = high / 10**_DECADES
-    return Scale(low, high, low * 10**_PALE_DECADES, difference or high)
+    low, difference = high / 10**_DECADES, difference or high
+    return Scale(low, high, low * 10**_PALE_DECADES, difference / 10**_DIFFERENCE_DECADES, difference)
 
 
-def paint(columns: xr.Dataset, layer: str, scale: Scale, size: tuple[int, int]) -> Pictures:
-    """Paint a layer of each run, and its differences from the first.
+def cells(columns: xr.Dataset, layer: str, size: tuple[int, int]) -> Cells:
+    """Return what the pictures of a layer show.
 
     Parameters
     ----------
@@ -151,48 +202,56 @@ def paint(columns: xr.Dataset, layer: str, scale: Scale, size: tuple[int, int]) 
         What `prepare` returned first.
     layer : str
         One of its layers.
-    scale : Scale
-        What `scale_of` returned.
     size : tuple of int
-        At most so many pixels wide and high, each the mean of a whole number of columns and bins.
+        At most so many cells wide and high, each the mean of a whole number of columns and bins.
 
     Returns
     -------
-    Pictures
+    Cells
+        The lowest values first; NaN where a run has no value.
     """
-    one = columns.sel(layer=layer)
-    share, apart = (one[name].transpose("run", "bin", "step").values for name in ("share", "difference"))
-    limits = scale.low, scale.high, scale.one
-    return Pictures(
-        [png(shrink(values, *size), *limits) for values in share],
-        [_signed_png(shrink(values, *size), scale.difference) for values in apart[1:]],
-    )
+    share = columns["share"].sel(layer=layer).transpose("run", "bin", "step").values
+    shares = np.stack([shrink(values, *size) for values in share])
+    return Cells(shares, np.stack([shrink(values - share[0], *size) for values in share[1:]]))
 
 
-def _layers(columns: xr.Dataset) -> Any:
-    """Go through the shares and differences [run, bin, step] of each layer."""
-    for layer in columns["layer"].values:
-        one = columns.sel(layer=layer)
-        yield tuple(one[name].transpose("run", "bin", "step").values for name in ("share", "difference"))
+def share_png(shares: NDArray[np.float64], scale: Scale) -> bytes:
+    """Paint the shares [y, x] of a run; see `raster.png`."""
+    return png(shares, scale.low, scale.high, scale.one)
 
 
-def _tile(values: NDArray[np.floating], options: ComparisonOptions) -> NDArray[np.float64]:
-    """Shrink a grid [bin, step] to a tile."""
-    return shrink(values, options.tile_width, options.tile_height)
+def signed_codes(differences: NDArray[np.float64], scale: Scale) -> NDArray[np.uint8]:
+    """Put differences on a log scale to both sides.
+
+    Parameters
+    ----------
+    differences : numpy.ndarray
+        Any shape.
+    scale : Scale
+        What `scale_of` returned; differences beyond it are clipped.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape of `differences`: 1 to `STEPS` from `least` to `difference`, `STEPS` + 1 to 2 `STEPS`
+        the same below zero, and 0 for what is smaller than `least`, or missing.
+    """
+    size = np.abs(np.nan_to_num(differences))
+    position = np.log(np.maximum(size, scale.least) / scale.least) / math.log(scale.difference / scale.least)
+    step = np.where(size >= scale.least, 1 + np.rint(np.clip(position, 0, 1) * (STEPS - 1)), 0)
+    return (step + np.where((differences < 0) & (step > 0), STEPS, 0)).astype(np.uint8)
 
 
-def _signed_png(values: NDArray[np.float64], most: float) -> bytes:
-    """Paint differences on a log scale to both sides, transparent where they are below its hundredth."""
-    least = most / 10**_DIFFERENCE_DECADES
-    size = np.abs(np.nan_to_num(values))
-    position = np.log(np.maximum(size, least) / least) / math.log(most / least)
-    step = np.where(size > least, 1 + np.rint(np.clip(position, 0, 1) * (_STEPS - 1)), 0).astype(np.int64)
-    codes = np.where(values < 0, _STEPS + step, step) * (step > 0)
-    image = Image.fromarray(codes.astype(np.uint8)[::-1], mode="P")
-    sides = [bytes.fromhex(color[1:]) * _STEPS for color in (MORE, LESS)]
-    image.putpalette(b"".join([b"\0\0\0", *sides]))
-    alpha = np.linspace(0.08, 1, _STEPS)
+def signed_colors() -> list[str]:
+    """Return the colours of `signed_codes` from 1 on, ``"#rrggbbaa"``; the page shows through small ones."""
+    return [f"{color}{alpha:02x}" for color in (MORE, LESS) for alpha in _ALPHA.tolist()]
+
+
+def signed_png(differences: NDArray[np.float64], scale: Scale) -> bytes:
+    """Paint differences [y, x], the lowest values first; transparent where they are below `least`."""
+    image = Image.fromarray(signed_codes(differences, scale)[::-1], mode="P")
+    colors = [bytes.fromhex(color[1:]) for color in signed_colors()]
+    image.putpalette(b"".join([b"\0\0\0", *(color[:3] for color in colors)]))
     file = io.BytesIO()
-    fade = (255 * np.concatenate([[0], alpha, alpha])).round().astype(np.uint8)
-    image.save(file, "PNG", optimize=True, transparency=fade.tobytes())
+    image.save(file, "PNG", optimize=True, transparency=bytes([0, *(color[3] for color in colors)]))
     return file.getvalue()

@@ -28,6 +28,7 @@ from actlab.findings.verdict import check, read_limits
 from actlab.pages import (
     class_section,
     detail_section,
+    reading_section,
     sections,
     twin_peaks_section,
     verdict_section,
@@ -52,6 +53,7 @@ _CHARTS: dict[str, type[BaseModel]] = {
     "twin_peaks": TwinPeaksOptions,
     "per_class": ClassOptions,
 }
+_NOT_HERE = {"width"}  # of pictures in notebooks and papers: the page fills its window
 _SLACK = 1_000  # bytes: the numbers beside the counts change, too
 _DRAWN_WITH = ("bokeh", "holoviews", "datashader", "numpy", "xarray")
 
@@ -134,7 +136,7 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
     axis = _axis(opened, wish)
     as_run = _as_run(wish, opened, axis, options, limits)
     material = _material(opened, as_run, axis, options, verdict, progress)
-    page = _page(material, _command(opened, as_run), dump_recipe(as_run), progress)
+    page = _page(material, as_run, progress)
     for output, text in zip(outputs, (_fitted(page, material), dump_recipe(as_run)), strict=True):
         write_text(output, text)
     return page_path
@@ -168,7 +170,7 @@ def _as_run(
         h_max=axis.h_max,
         n_bins=axis.n_bins,
         sections=list(SECTIONS) if wish.sections is None else wish.sections,
-        charts={name: chosen.model_dump() for name, chosen in options.items()},
+        charts={name: chosen.model_dump(exclude=_NOT_HERE) for name, chosen in options.items()},
         limits={rule: chosen.model_dump() for rule, chosen in limits.items()},
     )
 
@@ -234,8 +236,9 @@ def _material(
     )
 
 
-def _page(material: Material, command: str, recipe: str, progress: Progress | None) -> Page:
+def _page(material: Material, as_run: Recipe, progress: Progress | None) -> Page:
     """Make the sections, top to bottom."""
+    texts = _command(material.run, as_run), dump_recipe(as_run), dump_recipe(_chosen(material.run, as_run))
     versions = {"actlab": actlab.__version__} | {name: version(name) for name in _DRAWN_WITH}
     makers: dict[str, Callable[[], Section | None]] = {
         "verdict": lambda: verdict_section.verdict(material),
@@ -243,9 +246,9 @@ def _page(material: Material, command: str, recipe: str, progress: Progress | No
         "detail": lambda: detail_section.detail(material),
         "twin_peaks": lambda: twin_peaks_section.peaks(material),
         "per_class": lambda: class_section.classes(material),
-        "how_to_read": lambda: sections.reading(material),
+        "how_to_read": lambda: reading_section.reading(material),
         "numbers": lambda: sections.numbers(material),
-        "provenance": lambda: sections.provenance(material, command, recipe, versions),
+        "provenance": lambda: sections.provenance(material, *texts, versions),
     }
     made = [sections.facts(material)]
     for number, name in enumerate(material.sections, 1):
@@ -273,10 +276,8 @@ def _fitted(page: Page, material: Material) -> str:
 def _command(run: Run, recipe: Recipe) -> str:
     """Return the command that draws this page again, without its output."""
     words = ["actlab", "report", run.path]
-    plain = Recipe().charts | {name: model().model_dump() for name, model in _CHARTS.items()}
-    usual = {rule: limits.model_dump() for rule, limits in read_limits({}).items()}
-    named = recipe.notes or recipe.title != _title(run) or recipe.sections != list(SECTIONS)
-    if named or recipe.charts != plain or recipe.limits != usual:
+    by_option = {"h_min", "h_max", "n_bins", "layers", "epochs", "max_size"}
+    if _chosen(run, recipe).model_fields_set - by_option:
         words += ["--recipe", "report.toml"]
     words += ["--h-min", f"{recipe.h_min!r}", "--h-max", f"{recipe.h_max!r}", "--n-bins", str(recipe.n_bins)]
     if recipe.layers is not None:
@@ -286,6 +287,27 @@ def _command(run: Run, recipe: Recipe) -> str:
     if recipe.epochs is not None:
         words += [f"--epochs={','.join(map(str, recipe.epochs))}"]
     return shlex.join(words)
+
+
+def _chosen(run: Run, recipe: Recipe) -> Recipe:
+    """Return what of a recipe as run is not a default: it draws the same page."""
+    usual = Recipe(
+        title=_title(run),
+        sections=list(SECTIONS),
+        charts={name: model().model_dump() for name, model in _CHARTS.items()},
+        limits={rule: limits.model_dump() for rule, limits in read_limits({}).items()},
+    )
+    return Recipe(**_differing(recipe.model_dump(), usual.model_dump()))
+
+
+def _differing(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of nested values that are not the usual ones."""
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        changed = _differing(value, usual.get(key, {})) if isinstance(value, dict) else value
+        if changed != ({} if isinstance(value, dict) else usual.get(key)):
+            kept[key] = changed
+    return kept
 
 
 def _title(run: Run) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Final
 
 import xarray as xr
 from pydantic import BaseModel
@@ -16,8 +19,9 @@ from actlab.charts import comparison_chart, twin_peaks_chart
 from actlab.charts.comparison_chart import ComparisonOptions
 from actlab.comparison import open_runs
 from actlab.errors import RecipeError, SelectionError, StoreError, nearest
+from actlab.findings.finding import Verdict
 from actlab.findings.verdict import check, read_limits
-from actlab.pages import comparison_sections, comparison_verdict
+from actlab.pages import comparison_detail, comparison_sections, comparison_verdict
 from actlab.pages.comparison_sections import Compared
 from actlab.pages.html import Page, Section, render
 from actlab.pages.options import read_options, read_recipe
@@ -34,6 +38,8 @@ _CHARTS: dict[str, type[BaseModel]] = {"comparison": ComparisonOptions}
 _SECTIONS = ("verdict", "wall", "detail", "twin_peaks", "how_to_read", "numbers", "provenance")
 _MOST_RUNS = 6  # colours that can be told apart
 _MOST_BINS = 1024
+_LEAST_ROOM: Final = 0.05  # of what pictures and curves would need; with less nothing can be told
+_TRIES: Final = 6
 
 
 def compare_report(  # noqa: PLR0913 - the options of the page by name, as on the command line
@@ -46,6 +52,7 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     n_bins: int | None = None,
     layers: str | Sequence[str] | None = None,
     sections: Sequence[str] | None = None,
+    max_size: float | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -57,7 +64,7 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     Parameters
     ----------
     runs : mapping of str to Run, or sequence of Run
-        Two to six runs, or their paths; without names they are named by their paths.
+        Two to six runs, or their paths; without names they are named by the recipe, or else by their paths.
     path : str or pathlib.Path
         The page to write, NAME.html; the recipe goes to NAME.toml. Missing folders are made.
     recipe : str, pathlib.Path or Recipe, optional
@@ -71,6 +78,8 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     sections : sequence of str, optional
         Which of "verdict", "wall", "detail", "twin_peaks", "how_to_read", "numbers" and "provenance" follow
         the title, in this order; all by default.
+    max_size : float, optional
+        The page has at most so many megabytes (10^6 bytes), 7 by default.
     overwrite : bool
         Replace an existing page and recipe.
     progress : callable, optional
@@ -86,32 +95,75 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     StoreError
         If there is no such run, or an output exists and `overwrite` is not set.
     RecipeError
-        If the recipe, a section, an option or a threshold of a rule in it, is wrong.
+        If the recipe, a section, an option or a threshold of a rule in it, is wrong, or the runs do not fit
+        into `max_size`.
     AxisError
         If the range is empty or too fine, or the runs were recorded on axes that share no exponent.
     SelectionError
         If there are fewer than two or more than six runs, or they have no layer, epoch or batch in common.
     """
     outputs = free_outputs(Path(path), overwrite=overwrite)
-    changes = {"h_min": h_min, "h_max": h_max, "n_bins": n_bins}
+    changes = {"h_min": h_min, "h_max": h_max, "n_bins": n_bins, "max_size": max_size}
     wish, where = read_recipe(recipe, layers=layers, sections=sections, **changes)
     options, limits = read_options(wish, _CHARTS, where), read_limits(wish.limits, where)
     _check(wish, where)
-    opened = _trained(open_runs(runs))
+    opened = _trained(open_runs(runs if isinstance(runs, Mapping) else _named(runs, options["comparison"])))
+    shown = list(_SECTIONS) if wish.sections is None else wish.sections
+    # A check reads all counts and keeps their sums, of which the range is taken where none is named.
+    verdicts = _verdicts(opened, wish, progress) if "verdict" in shown else {}
     axis = _axis(opened, wish)
+    chosen = options["comparison"].model_copy(update={"names": list(opened)})
     as_run = merge(
         wish,
         title=wish.title or " and ".join(opened),
         h_min=axis.h_min,
         h_max=axis.h_max,
-        sections=list(_SECTIONS) if wish.sections is None else wish.sections,
-        charts={name: chosen.model_dump() for name, chosen in options.items()},
-        limits={rule: chosen.model_dump() for rule, chosen in limits.items()},
+        n_bins=axis.n_bins,
+        sections=shown,
+        charts={"comparison": chosen.model_dump()},
+        limits={rule: thresholds.model_dump() for rule, thresholds in limits.items()},
     )
-    compared = _compared(opened, axis, as_run, options["comparison"], progress)
-    for output, text in zip(outputs, (render(_page(compared, as_run)), dump_recipe(as_run)), strict=True):
+    told = None if progress is None else partial(progress, "comparing batches")
+    columns, epochs = comparison_chart.prepare(opened, axis, chosen, layers=wish.layers, progress=told)
+    compared = Compared(
+        runs=opened,
+        title=str(as_run.title),
+        notes=as_run.notes or "",
+        axis=axis,
+        columns=columns,
+        epochs=epochs,
+        peaks=_peaks(opened) if "twin_peaks" in shown else {},
+        verdicts=verdicts,
+        options=chosen,
+    )
+    page = _fitted(compared, as_run, progress)
+    for output, text in zip(outputs, (page, dump_recipe(as_run)), strict=True):
         write_text(output, text)
     return Path(path)
+
+
+def _named(runs: Any, options: ComparisonOptions) -> Any:
+    """Name runs as the recipe does, if it does."""
+    if options.names is None or not isinstance(runs, Sequence) or isinstance(runs, str):
+        return runs
+    if len(options.names) != len(runs):
+        raise RecipeError(f"charts.comparison.names: {len(options.names)} names for {len(runs)} runs")
+    return dict(zip(options.names, runs, strict=True))
+
+
+def _fitted(compared: Compared, recipe: Recipe, progress: Progress | None) -> str:
+    """Render the page, with coarser pictures and fewer curves until it is as small as it must be."""
+    limit, room, bare = 1e6 * recipe.max_size, 1.0, 0.0
+    for _ in range(_TRIES):
+        text = render(_page(replace(compared, room=room), recipe, progress))
+        size = len(text.encode())
+        if size <= limit:
+            return text
+        if room <= _LEAST_ROOM:
+            break
+        bare = bare or len(render(_page(replace(compared, room=_LEAST_ROOM), recipe, None)).encode())
+        room = max(_LEAST_ROOM, 0.97 * room * (limit - bare) / (size - bare))
+    raise RecipeError(f"max_size: the page takes {size / 1e6:.2f} MB, more than {recipe.max_size:g}")
 
 
 def _check(wish: Recipe, where: str) -> None:
@@ -145,30 +197,18 @@ def _axis(runs: Mapping[str, Run], wish: Recipe) -> LinearAxis:
     return LinearAxis(low, high, wish.n_bins)
 
 
-def _compared(
-    runs: dict[str, Run],
-    axis: LinearAxis,
-    recipe: Recipe,
-    options: ComparisonOptions,
-    progress: Progress | None,
-) -> Compared:
-    """Let the charts prepare their numbers, and check each run."""
-    columns, epochs = comparison_chart.prepare(runs, axis, options, layers=recipe.layers)
-    verdicts = {}
-    for name, run in runs.items() if "verdict" in (recipe.sections or ()) else ():
-        told = None if progress is None else lambda _, done, total, name=name: progress(name, done, total)
-        verdicts[name] = check(run, limits=recipe.limits, axis=axis, progress=told)
-    return Compared(
-        runs=runs,
-        title=str(recipe.title),
-        notes=recipe.notes or "",
-        axis=axis,
-        columns=columns,
-        epochs=epochs,
-        peaks=_peaks(runs) if "twin_peaks" in (recipe.sections or ()) else {},
-        verdicts=verdicts,
-        options=options,
-    )
+def _verdicts(runs: Mapping[str, Run], wish: Recipe, progress: Progress | None) -> dict[str, Verdict]:
+    """Check each run, on the bins of the page where they are named."""
+    found = {}
+    for name, run in runs.items():
+        told = None if progress is None else partial(_as_stage, progress, f"checking {name}")
+        found[name] = check(run, limits=wish.limits, axis=wish.bins(), progress=told)
+    return found
+
+
+def _as_stage(progress: Progress, stage: str, _: str, done: int, total: int) -> None:
+    """Tell progress under another name."""
+    progress(stage, done, total)
 
 
 def _peaks(runs: Mapping[str, Run]) -> dict[str, xr.Dataset]:
@@ -183,7 +223,7 @@ def _peaks(runs: Mapping[str, Run]) -> dict[str, xr.Dataset]:
     return {name: twin_peaks_chart.prepare(run, axis=axis) for name, run in runs.items()}
 
 
-def _page(compared: Compared, recipe: Recipe) -> Page:
+def _page(compared: Compared, recipe: Recipe, progress: Progress | None) -> Page:
     """Make the sections, top to bottom."""
     versions = {name: version(name) for name in ("bokeh", "numpy", "xarray")}
     drawn_with = {"actlab": actlab.__version__} | versions
@@ -191,14 +231,19 @@ def _page(compared: Compared, recipe: Recipe) -> Page:
     makers: dict[str, Callable[[], Section | None]] = {
         "verdict": lambda: comparison_verdict.verdict(compared),
         "wall": lambda: made.wall(compared),
-        "detail": lambda: made.detail(compared),
+        "detail": lambda: comparison_detail.detail(compared),
         "twin_peaks": lambda: made.peaks(compared),
         "how_to_read": lambda: made.reading(compared),
         "numbers": lambda: made.numbers(compared),
         "provenance": lambda: made.provenance(compared, _command(compared), dump_recipe(recipe), drawn_with),
     }
-    found = [made.facts(compared), *(makers[name]() for name in recipe.sections or ())]
-    return Page(compared.title, tuple(section for section in found if section is not None))
+    found, shown = [made.facts(compared)], recipe.sections or ()
+    for number, name in enumerate(shown, 1):
+        section = makers[name]()
+        found += [] if section is None else [section]
+        if progress is not None:
+            progress("drawing sections", number, len(shown))
+    return Page(compared.title, tuple(found))
 
 
 def _command(compared: Compared) -> str:

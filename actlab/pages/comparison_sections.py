@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +12,19 @@ import numpy as np
 import xarray as xr
 
 from actlab.axis import LinearAxis
-from actlab.charts.comparison_chart import LESS, MORE, ComparisonOptions, Scale, paint, scale_of
+from actlab.charts.comparison_chart import (
+    LESS,
+    MORE,
+    ComparisonOptions,
+    Scale,
+    cells,
+    scale_of,
+    share_png,
+    signed_png,
+)
 from actlab.charts.palette import translucent_palette
 from actlab.findings.finding import Verdict
-from actlab.pages.comparison_figures import comparison_figures, comparison_twin_figure
+from actlab.pages.comparison_figures import comparison_twin_figure
 from actlab.pages.formats import NONE, TIMES, amount, number, spans
 from actlab.pages.html import Section
 from actlab.pages.notes import render_notes
@@ -23,15 +32,16 @@ from actlab.pages.payload import pack_floats
 from actlab.pages.sections import data_uri, listed
 from actlab.run import Run
 
-__all__ = ["Compared", "detail", "facts", "numbers", "peaks", "provenance", "reading", "wall"]
+__all__ = ["DISTANCES", "Compared", "facts", "numbers", "peaks", "provenance", "reading", "wall"]
 
-_DETAIL_HEIGHT: Final = 200  # most pixels of a picture of the detail
-_WORDS: Final = {
+_LEAST: Final = 16  # pixels of a tile, however small the page
+DISTANCES: Final = {
     "total_variation": "total variation, from 0, equal, to 1, nothing in common",
     "jensen_shannon": "Jensen-Shannon distance, from 0, equal, to 1, nothing in common",
     "wasserstein": "Wasserstein distance, in units of the value",
     "kolmogorov_smirnov": "Kolmogorov-Smirnov distance, from 0, equal, to 1",
 }
+"""The distances in words."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class Compared:
         What `findings.verdict.check` returned of each run; empty on a page without them.
     options : ComparisonOptions
         Sizes, and how the layers are sorted.
+    room : float
+        Which part of what they would need pictures and curves may take, so that the page fits: from 0 to 1.
     """
 
     runs: dict[str, Run]
@@ -65,6 +77,7 @@ class Compared:
     peaks: dict[str, xr.Dataset]
     verdicts: dict[str, Verdict]
     options: ComparisonOptions
+    room: float = 1.0
 
     @cached_property
     def distance(self) -> xr.DataArray:
@@ -95,6 +108,20 @@ class Compared:
         """The names of all runs but the first."""
         return self.names[1:]
 
+    @cached_property
+    def view(self) -> dict[str, Any]:
+        """What the sections with pictures say of them: range, zero line, scales, distance."""
+        axis, scale = self.axis, self.scale
+        return {
+            "names": self.names,
+            "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if axis.h_min < 0 < axis.h_max else None,
+            "range": (number(axis.h_min), number(axis.h_max)),
+            "gradient": ", ".join(translucent_palette(scale.low, scale.high, scale.one, 18)),
+            "colors": (LESS, MORE),
+            "distance": DISTANCES[self.options.distance],
+            **{name: _share(value) for name, value in scale._asdict().items()},
+        }
+
     def kind(self, layer: str) -> str:
         """Return the kind of a layer, in the first run."""
         return str(next(iter(self.runs.values())).layers.loc[layer, "kind"])
@@ -102,6 +129,11 @@ class Compared:
     def far(self, layer: str) -> list[str]:
         """Say how far each run but the first is from it in a layer."""
         return [number(float(f"{value:.3g}")) for value in self.distance.sel(layer=layer).values[1:]]
+
+
+def _share(share: float) -> str:
+    """Write a share with two digits."""
+    return f"{number(float(f'{100 * share:.2g}'))}%"
 
 
 def facts(compared: Compared) -> Section:
@@ -148,78 +180,39 @@ def _missing(compared: Compared) -> list[str]:
 def wall(compared: Compared) -> Section:
     """Every layer of every run as a tile, beside what differs from the first run."""
     options, scale = compared.options, compared.scale
+    side = math.sqrt(compared.room)
+    size = max(_LEAST, round(side * options.tile_width)), max(_LEAST, round(side * options.tile_height))
     cards = []
     for index, layer in enumerate(compared.layers):
-        pictures = paint(compared.columns, layer, scale, (options.tile_width, options.tile_height))
-        far = compared.far(layer)
+        shown, far = cells(compared.columns, layer, size), compared.far(layer)
         shares = [
-            {"src": data_uri(png), "alt": f"{layer} in {name}", "run": place, "name": name}
-            for place, (name, png) in enumerate(zip(compared.names, pictures.shares, strict=True))
+            {
+                "src": data_uri(share_png(values, scale)),
+                "alt": f"{layer} in {name}",
+                "run": place,
+                "name": name,
+            }
+            for place, (name, values) in enumerate(zip(compared.names, shown.shares, strict=True))
         ]
         apart = [
-            {"src": data_uri(png), "alt": f"{layer}: {name} minus {compared.names[0]}, distance {distance}"}
-            for name, png, distance in zip(compared.others, pictures.differences, far, strict=True)
+            {
+                "src": data_uri(signed_png(values, scale)),
+                "alt": f"{layer}: {name} minus {compared.names[0]}, distance {distance}",
+            }
+            for name, values, distance in zip(compared.others, shown.differences, far, strict=True)
         ]
         kind = compared.kind(layer)
         cards.append(
             {"index": index, "name": layer, "kind": kind, "shares": shares, "apart": apart, "far": far}
         )
-    ends = {name: getattr(scale, name) for name in ("low", "high", "one")}
-    axis = compared.axis
     kinds = dict.fromkeys(card["kind"] for card in cards)
-    context = {
+    context = compared.view | {
         "cards": cards,
         "kinds": list(kinds) if len(kinds) > 1 else [],
-        "names": compared.names,
-        "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if axis.h_min < 0 < axis.h_max else None,
-        "range": (number(axis.h_min), number(axis.h_max)),
-        "gradient": ", ".join(translucent_palette(**ends, size=18)),
-        "scale": {name: f"{number(float(f'{100 * share:.2g}'))}%" for name, share in ends.items()},
-        "difference": f"{number(float(f'{100 * scale.difference:.2g}'))} points",
-        "colors": (LESS, MORE),
-        "sorted": compared.options.sort == "distance",
-        "distance": _WORDS[options.distance],
+        "sorted": options.sort == "distance",
         "pictures": 2 * len(compared.names) - 1,
     }
     return Section("layers", "Layers", "compare_wall.html.j2", context)
-
-
-def detail(compared: Compared) -> Section:
-    """One layer of all runs: pictures, histograms of an epoch over each other, distances over the epochs."""
-    axis, epochs = compared.axis, compared.epochs
-    blobs, layers = [], []
-    for layer in compared.layers:
-        one = epochs.sel(layer=layer)
-        size = (compared.options.detail_width, _DETAIL_HEIGHT)
-        pictures = paint(compared.columns, layer, compared.scale, size)
-        blobs.append(pack_floats(one["share"].transpose("run", "epoch", "bin").values))
-        blobs += [base64.b64encode(png).decode("ascii") for png in (*pictures.shares, *pictures.differences)]
-        layers.append(
-            {
-                "name": layer,
-                "kind": compared.kind(layer),
-                **{name: listed(one[name].transpose("run", "epoch")) for name in ("mean", "std")},
-                "distance": listed(one[compared.options.distance].transpose("run", "epoch")),
-            }
-        )
-    data = {
-        "runs": compared.names,
-        "layers": layers,
-        "epochs": listed(epochs["epoch"]),
-        "bins": listed(axis.centers),
-        "hMin": axis.h_min,
-        "hMax": axis.h_max,
-    }
-    context = {
-        "names": compared.names,
-        "layers": layers,
-        "epochs": data["epochs"],
-        "range": (number(axis.h_min), number(axis.h_max)),
-        "distance": _WORDS[compared.options.distance],
-        "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if axis.h_min < 0 < axis.h_max else None,
-    }
-    frames = comparison_figures(len(compared.names), axis.h_min, axis.h_max)
-    return Section("compare", "Detail", "compare_detail.html.j2", context, data, tuple(blobs), frames)
 
 
 def peaks(compared: Compared) -> Section | None:
@@ -269,7 +262,7 @@ def peaks(compared: Compared) -> Section | None:
 
 def reading(compared: Compared) -> Section:
     """How to read a comparison."""
-    context = {"first": compared.names[0], "distance": _WORDS[compared.options.distance]}
+    context = {"first": compared.names[0], "distance": DISTANCES[compared.options.distance]}
     return Section("reading", "How to read", "compare_reading.html.j2", context)
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from actlab.charts.limits import percent
+
 __all__ = ["NONE", "TIMES", "amount", "lane", "number", "percent", "polyline", "shape", "spans"]
 
 NONE = "\N{EN DASH}"
@@ -25,16 +27,6 @@ def amount(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {word}" if word else f"{value:.3g}"
     return f"{value:,.0f}"
-
-
-def percent(share: float) -> str:
-    """Write a share: ``0%`` only for exactly nothing, an en dash where there is none."""
-    if not math.isfinite(share):
-        return NONE
-    if 0 < share < 0.0001:
-        return "<0.01%"
-    text = f"{share:.2%}" if share < 0.01 else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
-    return "0%" if share == 0 else text
 
 
 def shape(sizes: Sequence[int]) -> str:

@@ -70,11 +70,14 @@ def read_options(recipe: Recipe, models: Mapping[str, type[BaseModel]], where: s
     Raises
     ------
     RecipeError
-        For an unknown chart or a wrong option.
+        For an unknown chart, a wrong option, or the width of a chart that fills the window.
     """
     for name in recipe.charts:
         if name not in models:
             raise RecipeError(f"{where}unknown chart {name!r} ({nearest(name, models)})")
+        if "width" in recipe.charts[name] and "width" in models[name].model_fields:
+            said = "on a page it fills the window; leave width out"
+            raise RecipeError(f"{where}charts.{name}: width is for pictures in notebooks and papers, {said}")
     return {
         name: validated(model, recipe.charts.get(name, {}), f"{where}charts.{name}")
         for name, model in models.items()

@@ -32,6 +32,7 @@ __all__ = [
     "Payload",
     "log_codes",
     "log_counts",
+    "pack_codes",
     "pack_counts",
     "pack_floats",
     "pack_layer",
@@ -229,6 +230,24 @@ def _differences(sums: NDArray[Any]) -> tuple[bytes, float]:
 def _sums(raw: NDArray[np.uint8], shape: tuple[int, ...], high: float) -> NDArray[np.float64]:
     """Undo `_differences`."""
     return whole_counts(np.cumsum(raw.reshape(shape), axis=-1, dtype=np.uint8), high)
+
+
+def pack_codes(codes: NDArray[np.uint8]) -> str:
+    """Pack codes [..., place], each minus the one before.
+
+    Parameters
+    ----------
+    codes : numpy.ndarray
+        uint8, any shape.
+
+    Returns
+    -------
+    str
+        Base64 of the raw deflate stream.
+    """
+    steps = codes.copy()
+    steps[..., 1:] -= codes[..., :-1]  # wraps at 256, and the page adds with the same wrap
+    return _deflate(steps.tobytes())
 
 
 def pack_counts(sums: NDArray[Any], first: int = 0) -> Payload:

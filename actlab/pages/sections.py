@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
 from actlab.charts.colorful_chart import ColorfulOptions
-from actlab.charts.raster import png
 from actlab.charts.slotted import LayerSlots
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
 from actlab.charts.wall_chart import WallOptions
-from actlab.findings.finding import Verdict
+from actlab.findings.finding import ICONS, LEVELS, Verdict
 from actlab.pages.formats import NONE, TIMES, amount, lane, number, percent, shape, spans
 from actlab.pages.html import Section
 from actlab.pages.notes import render_notes
@@ -29,7 +28,7 @@ from actlab.recipe import MAX_SIZE, SECTIONS
 from actlab.run import Run
 from actlab.schema import LOG_PREFIX
 
-__all__ = ["Material", "data_uri", "facts", "listed", "numbers", "provenance", "reading"]
+__all__ = ["Material", "data_uri", "facts", "listed", "numbers", "provenance"]
 
 _LANE = (1000, 44)  # width and height of a lane's drawing
 
@@ -192,32 +191,12 @@ def _lanes(material: Material) -> list[dict[str, Any]]:
     return lanes
 
 
-def reading(material: Material) -> Section:
-    """How to read these charts, for someone who sees them for the first time."""
-    context = {
-        "k": int(material.columns.attrs["batches_per_column"]),
-        "h_min": number(material.axis.h_min),
-        "h_max": number(material.axis.h_max),
-        "picture": data_uri(_example()),
-    }
-    return Section("reading", "How to read", "reading.html.j2", context)
-
-
-def _example() -> bytes:
-    """Paint an invented layer that starts narrow and spreads: the picture that is explained."""
-    values = np.linspace(-10, 10, 80)[:, None]
-    time = np.linspace(0, 1, 130)[None, :]
-    spread = 0.7 + 4.3 / (1 + np.exp(-14 * (time - 0.25)))
-    expected = 4000 / spread * np.exp(-((values / spread) ** 2) / 2)
-    counts = np.random.default_rng(3).poisson(expected).astype(np.float64)
-    return png(counts, 0.9, float(counts.max()), 0.95)
-
-
 def numbers(material: Material) -> Section:
     """Say in numbers what the pictures show, one row per layer."""
     columns = material.columns
     nonfinite = material.nonfinite
     broken = bool((nonfinite > 0).any())
+    worst = _worst(material)
     rows = []
     for index, (name, info) in enumerate(material.layers.iterrows()):
         one = columns.isel(layer=index)
@@ -229,6 +208,7 @@ def numbers(material: Material) -> Section:
         rows.append(
             {
                 "name": name,
+                "finding": worst.get(str(name)),
                 "kind": info["kind"],
                 "shape": shape(info["shape"]),
                 "cells": [
@@ -244,8 +224,35 @@ def numbers(material: Material) -> Section:
     return Section("numbers", "Numbers", "numbers.html.j2", context)
 
 
-def provenance(material: Material, command: str, recipe: str, versions: Mapping[str, str]) -> Section:
-    """Tell what was recorded how, what is missing, and how to make this page again."""
+def _worst(material: Material) -> dict[str, dict[str, Any]]:
+    """Return the worst that was found in each layer, and the number of its group in the verdict."""
+    groups = [group for group in material.verdict if group.worst != "healthy"]
+    found = [(LEVELS.index(each.level), number, each) for number, group in enumerate(groups) for each in group.every]
+    worst: dict[str, dict[str, Any]] = {}
+    for rank, number, each in sorted(found, key=lambda one: one[:2]):
+        if each.level != "healthy":
+            told = {"rank": rank, "group": number, "level": each.level, "name": each.name, "icon": ICONS[each.level]}
+            for layer in each.layers:
+                worst.setdefault(layer, told)
+    return worst
+
+
+def provenance(
+    material: Material, command: str, recipe: str, chosen: str, versions: Mapping[str, str]
+) -> Section:
+    """Tell what was recorded how, what is missing, and how to make this page again.
+
+    Parameters
+    ----------
+    material : Material
+        What the page is made of.
+    command : str
+        That draws it.
+    recipe, chosen : str
+        The recipe as run, and what of it is not a default, as TOML.
+    versions : mapping of str to str
+        Of what draws the page.
+    """
     run = material.run
     attributes = run.attributes
     never = [str(name) for name in run.layers.index[run.layers["never_called"]]]
@@ -283,7 +290,7 @@ def provenance(material: Material, command: str, recipe: str, versions: Mapping[
         "provenance",
         "Provenance",
         "provenance.html.j2",
-        {"facts": facts, "command": command, "recipe": recipe},
+        {"facts": facts, "command": command, "recipe": recipe, "chosen": chosen},
     )
 
 

@@ -5,6 +5,11 @@ const all = (selector) => [...document.querySelectorAll(selector)];
 const page = JSON.parse($("data").textContent);
 let model = null; // (name) -> Bokeh model, once the figures are there
 const setData = (name, columns) => { model(name).data_source.data = columns; };
+// Ticks of an axis or a colour bar, and what `say` says at them; the words alone announce it, so that it is laid out once.
+const setTicks = (axis, ticks, say) => {
+  axis.ticker.setv({ ticks }, { silent: true });
+  axis.major_label_overrides = new Map(ticks.map((value) => [value, say(value)]));
+};
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
 const number = (value) => {

@@ -3,6 +3,8 @@
 // `binned` is the layer on the bins of `range`; `windows` are those in sight, on the same bins.
 const detail = { index: view.chosen, layer: null, range: view.range, binned: null, sight: null, windows: [], mark: null };
 
+let NDArray = null; // Bokeh's class of what an image is made of
+
 // Columns in sight, merged so that no column is narrower than a device pixel; aligned to multiples.
 const inSight = () => {
   const range = model("batches");
@@ -54,7 +56,6 @@ const drawImage = () => {
   const [hMin, hMax, bins] = detail.range;
   detail.windows = windowsInSight(sight.windows);
   const source = model("image").data_source;
-  const NDArray = source.data.image[0].constructor;
   const start = view.firstRow[first];
   const end = endRow(last - 1);
   for (const each of detail.windows) {
@@ -73,10 +74,7 @@ const drawImage = () => {
   };
   detail.sight = { ...sight, out, width };
   drawResolution(start, end, m * view.k);
-  const axis = model("detail").below[0];
-  const ticks = stepTicks(start, end);
-  axis.ticker.ticks = ticks;
-  axis.major_label_overrides = new Map(ticks.map((row) => [row, whole.format(stepOf(row))]));
+  setTicks(model("detail").below[0], stepTicks(start, end), (row) => whole.format(stepOf(row)));
 };
 
 // How much one column holds, and what is not to be seen in it.
@@ -176,10 +174,7 @@ const drawEpochHistograms = () => {
 const drawScale = () => {
   const { low, high } = detail.binned;
   model("color_mapper").setv({ low, high, palette: layerPalette(detail.binned) });
-  const bar = model("color_bar");
-  const ticks = decades(low, high);
-  bar.ticker.ticks = ticks;
-  bar.major_label_overrides = new Map(ticks.map((value) => [value, tick(value, view.k)]));
+  setTicks(model("color_bar"), decades(low, high), (value) => tick(value, view.k));
 };
 
 const drawFacts = () => {
@@ -210,6 +205,7 @@ const drawLayer = () => {
   const [start, end] = detail.range;
   model("values").setv({ start, end, reset_start: start, reset_end: end });
   drawFacts();
+  setData("image", { image: [], x: [], y: [], dw: [], dh: [] }); // else the new scale colours the old image first
   drawScale();
   drawImage();
   drawLines();
@@ -361,6 +357,7 @@ const paintDetail = () => {
 };
 
 const startDetail = () => {
+  NDArray = model("image").data_source.data.image[0].constructor;
   let waiting = false;
   const redraw = () => {
     if (waiting || detail.binned === null) return;

@@ -45,7 +45,7 @@ const sortTable = (head) => {
   head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
   const body = document.querySelector("#table tbody");
   const numeric = head.dataset.sort === "number";
-  const key = (row) => (numeric ? row.children[index].dataset.value : row.children[index].textContent);
+  const key = (row) => (numeric ? row.children[index].dataset.rank ?? row.children[index].dataset.value : row.children[index].textContent);
   const missing = (row) => numeric && key(row) === "";
   const compare = (a, b) => {
     if (missing(a) || missing(b)) return missing(a) - missing(b); // what is missing stays last

@@ -19,9 +19,8 @@ const readColumn = (row) => {
   frame.x_range.setv({ start: 0, end });
   let marks = decades(low, high).filter((value) => place(value) > 0.14 * end);
   if (marks.length > 4) marks = marks.filter((value, i) => (marks.length - 1 - i) % Math.ceil(marks.length / 4) === 0);
-  const axis = frame.below[0];
-  axis.ticker.ticks = [0, ...marks.map(place)];
-  axis.major_label_overrides = new Map([[0, "0"], ...marks.map((value) => [place(value), value < 1 ? String(value) : tick(value, view.k)])]);
+  const words = new Map([[0, "0"], ...marks.map((value) => [place(value), value < 1 ? String(value) : tick(value, view.k)])]);
+  setTicks(frame.below[0], [...words.keys()], (at) => words.get(at));
   $("readout").textContent = column.single === undefined ? describe(column) : describeBatch(column);
 };
 
@@ -83,9 +82,7 @@ const setStrip = (name, low, high, visible, titled = visible) => {
   const frame = model(name);
   frame.y_range.setv({ start: low * 1.08, end: high * 1.08 });
   const ticks = [low, 0, high].filter((value, i) => i === 1 || Math.abs(value) > (high - low) * 0.3);
-  const axis = frame.left[0];
-  axis.ticker.ticks = ticks;
-  axis.major_label_overrides = new Map(ticks.map((value) => [value, percent(Math.abs(value))]));
+  setTicks(frame.left[0], ticks, (value) => percent(Math.abs(value)));
   $(`figure-${name}`).hidden = !visible;
   document.querySelector(`[data-strip="${name}"]`).hidden = !titled;
 };
