@@ -227,14 +227,14 @@ def dump_recipe(recipe: Recipe) -> str:
     Parameters
     ----------
     recipe : Recipe
-        Any recipe; fields without a value are left out.
+        Any recipe; fields that were not given, or have no value, are left out.
 
     Returns
     -------
     str
         Text that `load_recipe` reads back to an equal recipe.
     """
-    values = recipe.model_dump(exclude_none=True, exclude={"charts", "limits"})
+    values = recipe.model_dump(exclude_none=True, exclude_unset=True, exclude={"charts", "limits"})
     charts = {
         chart: {name: value for name, value in options.items() if value is not None}
         for chart, options in recipe.charts.items()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-import dask
+import dask.callbacks
 import numpy as np
 import xarray as xr
-from dask.callbacks import Callback
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -37,6 +35,8 @@ __all__ = [
     "signed_colors",
     "signed_png",
 ]
+
+_dask: Any = dask  # it has no annotations
 
 LESS: Final = SETS["train"]
 """Colour of what the first run has more of."""
@@ -114,9 +114,9 @@ def prepare(
     options: ComparisonOptions | None = None,
     *,
     layers: list[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """Compare runs by columns of the batches that all have, and by epoch. All counts are read once.
+    """Compare runs by columns of the batches that all have, and by epoch.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def prepare(
     layers : list of str, optional
         Patterns as in `Run.select_layers`; all layers by default.
     progress : callable, optional
-        Called with the tasks done and the tasks in all.
+        Called as ``progress(stage, done, total)``.
 
     Returns
     -------
@@ -158,19 +158,21 @@ def prepare(
     )
     epochs = by_epoch[["share", "n", "mean", "std", *_DISTANCES]]
     epochs["share"] = epochs["share"].astype(np.float32)
-    with Callback(posttask=_teller(progress)) if progress else nullcontext():
-        found: tuple[xr.Dataset, xr.Dataset] = dask.compute(columns, epochs)
-    return found
+    # One after the other: together they would share what they read, and hold three times the memory.
+    return _computed(columns, "comparing columns", progress), _computed(epochs, "comparing epochs", progress)
 
 
-def _teller(progress: Callable[[int, int], None]) -> Callable[..., None]:
-    """Return what dask calls after each task."""
+def _computed(data: xr.Dataset, stage: str, progress: Callable[[str, int, int], None] | None) -> xr.Dataset:
+    """Compute with dask, and tell how many of its tasks are done."""
+    if progress is None:
+        return data.compute()
 
     def tell(_key: Any, _result: Any, _graph: Any, state: Mapping[str, Any], _worker: Any) -> None:
         done = len(state["finished"])
-        progress(done, done + sum(len(state[name]) for name in ("ready", "waiting", "running")))
+        progress(stage, done, done + sum(len(state[name]) for name in ("ready", "waiting", "running")))
 
-    return tell
+    with _dask.callbacks.Callback(posttask=tell):
+        return data.compute()
 
 
 def scale_of(columns: xr.Dataset, options: ComparisonOptions) -> Scale:

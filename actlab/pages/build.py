@@ -169,6 +169,7 @@ def _as_run(
         h_min=axis.h_min,
         h_max=axis.h_max,
         n_bins=axis.n_bins,
+        max_size=wish.max_size,
         sections=list(SECTIONS) if wish.sections is None else wish.sections,
         charts={name: chosen.model_dump(exclude=_NOT_HERE) for name, chosen in options.items()},
         limits={rule: chosen.model_dump() for rule, chosen in limits.items()},

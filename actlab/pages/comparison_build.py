@@ -120,11 +120,12 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
         h_max=axis.h_max,
         n_bins=axis.n_bins,
         sections=shown,
+        max_size=wish.max_size,
         charts={"comparison": chosen.model_dump()},
         limits={rule: thresholds.model_dump() for rule, thresholds in limits.items()},
     )
-    told = None if progress is None else partial(progress, "comparing batches")
-    columns, epochs = comparison_chart.prepare(opened, axis, chosen, layers=wish.layers, progress=told)
+    texts = _command(opened), dump_recipe(as_run), dump_recipe(_chosen(as_run, chosen, limits))
+    columns, epochs = comparison_chart.prepare(opened, axis, chosen, layers=wish.layers, progress=progress)
     compared = Compared(
         runs=opened,
         title=str(as_run.title),
@@ -136,8 +137,8 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
         verdicts=verdicts,
         options=chosen,
     )
-    page = _fitted(compared, as_run, progress)
-    for output, text in zip(outputs, (page, dump_recipe(as_run)), strict=True):
+    page = _fitted(compared, as_run, texts, progress)
+    for output, text in zip(outputs, (page, texts[1]), strict=True):
         write_text(output, text)
     return Path(path)
 
@@ -151,18 +152,20 @@ def _named(runs: Any, options: ComparisonOptions) -> Any:
     return dict(zip(options.names, runs, strict=True))
 
 
-def _fitted(compared: Compared, recipe: Recipe, progress: Progress | None) -> str:
+def _fitted(compared: Compared, recipe: Recipe, texts: tuple[str, ...], progress: Progress | None) -> str:
     """Render the page, with coarser pictures and fewer curves until it is as small as it must be."""
     limit, room, bare = 1e6 * recipe.max_size, 1.0, 0.0
-    for _ in range(_TRIES):
-        text = render(_page(replace(compared, room=room), recipe, progress))
+    for left in reversed(range(_TRIES)):
+        text = render(_page(replace(compared, room=room), recipe, texts, progress))
         size = len(text.encode())
         if size <= limit:
             return text
         if room <= _LEAST_ROOM:
             break
-        bare = bare or len(render(_page(replace(compared, room=_LEAST_ROOM), recipe, None)).encode())
-        room = max(_LEAST_ROOM, 0.97 * room * (limit - bare) / (size - bare))
+        bare = bare or len(render(_page(replace(compared, room=_LEAST_ROOM), recipe, texts, None)).encode())
+        room = (
+            max(_LEAST_ROOM, 0.97 * room * (limit - bare) / max(size - bare, 1)) if left > 1 else _LEAST_ROOM
+        )
     raise RecipeError(f"max_size: the page takes {size / 1e6:.2f} MB, more than {recipe.max_size:g}")
 
 
@@ -223,7 +226,7 @@ def _peaks(runs: Mapping[str, Run]) -> dict[str, xr.Dataset]:
     return {name: twin_peaks_chart.prepare(run, axis=axis) for name, run in runs.items()}
 
 
-def _page(compared: Compared, recipe: Recipe, progress: Progress | None) -> Page:
+def _page(compared: Compared, recipe: Recipe, texts: tuple[str, ...], progress: Progress | None) -> Page:
     """Make the sections, top to bottom."""
     versions = {name: version(name) for name in ("bokeh", "numpy", "xarray")}
     drawn_with = {"actlab": actlab.__version__} | versions
@@ -235,7 +238,7 @@ def _page(compared: Compared, recipe: Recipe, progress: Progress | None) -> Page
         "twin_peaks": lambda: made.peaks(compared),
         "how_to_read": lambda: made.reading(compared),
         "numbers": lambda: made.numbers(compared),
-        "provenance": lambda: made.provenance(compared, _command(compared), dump_recipe(recipe), drawn_with),
+        "provenance": lambda: made.provenance(compared, texts, drawn_with),
     }
     found, shown = [made.facts(compared)], recipe.sections or ()
     for number, name in enumerate(shown, 1):
@@ -246,8 +249,17 @@ def _page(compared: Compared, recipe: Recipe, progress: Progress | None) -> Page
     return Page(compared.title, tuple(found))
 
 
-def _command(compared: Compared) -> str:
+def _chosen(as_run: Recipe, options: ComparisonOptions, limits: Mapping[str, BaseModel]) -> Recipe:
+    """Return what of a recipe as run is not a default: it draws the same page."""
+    thresholds = {rule: each.model_dump(exclude_defaults=True) for rule, each in limits.items()}
+    usual = {"sections"} if as_run.sections == list(_SECTIONS) else set()
+    values = as_run.model_dump(exclude_defaults=True, exclude=usual) | {
+        "charts": {"comparison": options.model_dump(exclude_defaults=True)},
+        "limits": {rule: values for rule, values in thresholds.items() if values},
+    }
+    return Recipe(**values)
+
+
+def _command(runs: Mapping[str, Run]) -> str:
     """Return the command that draws this page again, without its output; its recipe says the rest."""
-    return shlex.join(
-        ["actlab", "compare", *(run.path for run in compared.runs.values()), "--recipe", "report.toml"]
-    )
+    return shlex.join(["actlab", "compare", *(run.path for run in runs.values()), "--recipe", "report.toml"])

@@ -25,15 +25,16 @@ from actlab.charts.comparison_chart import (
 from actlab.charts.palette import translucent_palette
 from actlab.findings.finding import Verdict
 from actlab.pages.comparison_figures import comparison_twin_figure
-from actlab.pages.formats import NONE, TIMES, amount, number, spans
+from actlab.pages.formats import NONE, amount, number, spans
 from actlab.pages.html import Section
 from actlab.pages.notes import render_notes
 from actlab.pages.payload import pack_floats
 from actlab.pages.sections import data_uri, listed
 from actlab.run import Run
 
-__all__ = ["DISTANCES", "Compared", "facts", "numbers", "peaks", "provenance", "reading", "wall"]
+__all__ = ["DISTANCES", "Compared", "facts", "many", "numbers", "peaks", "provenance", "reading", "wall"]
 
+_TINY: Final = 1e-5  # a share that nobody reads as a percentage
 _LEAST: Final = 16  # pixels of a tile, however small the page
 DISTANCES: Final = {
     "total_variation": "total variation, from 0, equal, to 1, nothing in common",
@@ -119,6 +120,7 @@ class Compared:
             "gradient": ", ".join(translucent_palette(scale.low, scale.high, scale.one, 18)),
             "colors": (LESS, MORE),
             "distance": DISTANCES[self.options.distance],
+            "ticks": _ticks(scale),
             **{name: _share(value) for name, value in scale._asdict().items()},
         }
 
@@ -132,8 +134,28 @@ class Compared:
 
 
 def _share(share: float) -> str:
-    """Write a share with two digits."""
-    return f"{number(float(f'{100 * share:.2g}'))}%"
+    """Write a share with two digits, a tiny one as one in so many."""
+    return (
+        f"{100 * share:.2g}%".replace("e+02", "00")
+        if share >= _TINY
+        else f"1 in {amount(float(f'{1 / share:.2g}'))}"
+    )
+
+
+def _ticks(scale: Scale) -> list[dict[str, str]]:
+    """Return the ticks of the colour bar: what is written where."""
+    span = math.log10(scale.high / scale.low)
+    powers = range(math.ceil(math.log10(scale.low)), math.floor(math.log10(scale.high)) + 1)
+    return [
+        {"at": f"{100 * math.log10(10.0**power / scale.low) / span:.1f}%", "text": _share(10.0**power)}
+        for power in powers
+        if power % 2 == 0
+    ]
+
+
+def many(count: int, one: str) -> str:
+    """Write how many: ``1 batch``, ``20 batches``."""
+    return f"{count:,} {one}{('es' if one == 'batch' else 's') if count != 1 else ''}"
 
 
 def facts(compared: Compared) -> Section:
@@ -150,20 +172,19 @@ def facts(compared: Compared) -> Section:
                 "cells": [
                     str(run.attributes.get("model") or NONE),
                     amount(len(run.names)),
-                    f"{len(run.epochs('train')):,} {TIMES} {amount(train.sizes['step'])} batches in all",
+                    f"{many(len(run.epochs('train')), 'epoch')}, {many(train.sizes['step'], 'batch')}",
                     number(last[0]) if last else NONE,
                 ],
             }
         )
-    axis, steps = compared.axis, compared.columns.sizes["step"]
-    k = int(compared.columns.attrs["k"])
+    axis, n_columns = compared.axis, compared.columns.sizes["step"]
     context = {
         "title": compared.title,
         "notes": render_notes(compared.notes),
         "rows": rows,
         "layers": amount(len(compared.layers)),
         "epochs": spans(sorted(int(epoch) for epoch in compared.epochs["epoch"].values)),
-        "columns": f"{steps:,} of {'one batch' if k == 1 else f'{k:,} batches'} each",
+        "columns": f"{n_columns:,} of {many(int(compared.columns.attrs['k']), 'batch')} each",
         "bins": f"{axis.n_bins:,} in [{number(axis.h_min)}, {number(axis.h_max)}]",
         "missing": _missing(compared),
     }
@@ -290,13 +311,13 @@ def numbers(compared: Compared) -> Section:
     return Section("numbers", "Numbers", "compare_numbers.html.j2", context)
 
 
-def provenance(compared: Compared, command: str, recipe: str, versions: Mapping[str, str]) -> Section:
-    """Tell which runs these are, and how to make this page again."""
+def provenance(compared: Compared, texts: tuple[str, ...], versions: Mapping[str, str]) -> Section:
+    """Tell which runs these are, and how to make this page again: command, whole recipe, what was chosen."""
     facts: list[tuple[str, Any]] = [
         ("Drawn with", ", ".join(f"{name} {each}" for name, each in versions.items()))
     ]
     for name, run in compared.runs.items():
         rows = ", ".join(f"{split} {run[split].sizes['step']:,}" for split in run.splits)
         facts.append((name, f"{run.path}, run id {run.attributes.get('run_id', NONE)}, rows: {rows}"))
-    context = {"facts": facts, "command": command, "recipe": recipe}
+    context = {"facts": facts, **dict(zip(("command", "recipe", "chosen"), texts, strict=True))}
     return Section("provenance", "Provenance", "provenance.html.j2", context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,13 @@ from actlab.pages.formats import number, shape
 from actlab.pages.html import Section
 from actlab.pages.payload import SERIES, WINDOW_SERIES, LayerPayload, Payload, pack_layer
 from actlab.pages.sections import Material, listed
-from actlab.pages.sizing import LADDER, MOST_BINS, SINGLE
+from actlab.pages.sizing import MOST_BINS, SINGLE, coarser_rungs
 from actlab.pages.windows import choose_windows, miscounts, odd_columns, pack_windows
 from actlab.steps.merging import last_quarter
 
 __all__ = ["detail", "lighter"]
+
+_AXES: Final = 90  # pixels of a figure that its frame does not take
 
 
 def detail(material: Material) -> Section:
@@ -37,13 +39,9 @@ def lighter(material: Material, section: Section, room: float) -> Section:
     """
     assert material.plan is not None
     plan, least = material.plan, sum(map(len, section.blobs))
-    for rung in LADDER[plan.rung + 1 :]:
-        if rung.depth is None:
-            continue
+    for bits, depth in coarser_rungs(plan.rung):
         coarse = {
-            name: part.coarser(
-                rung.bits, min(plan.octaves[name] - rung.depth, part.slots.axis.max_exponent - 1)
-            )
+            name: part.coarser(bits, min(plan.octaves[name] - depth, part.slots.axis.max_exponent - 1))
             for name, part in material.slots.items()
         }
         made = _section(material, coarse)
@@ -51,8 +49,8 @@ def lighter(material: Material, section: Section, room: float) -> Section:
         if least <= room:
             return made
     raise RecipeError(
-        f"max_size: the layers of the page take {least / 1e6:.2f} MB at least, where "
-        f"{max(room, 0) / 1e6:.2f} MB are left: allow more, or choose fewer layers or a smaller max_columns"
+        f"max_size: the layers of the page take {least / 1e6:.2f} MB at least and the rest of it "
+        f"{material.max_size - room / 1e6:.2f} MB: allow more, or choose fewer layers or sections"
     )
 
 
@@ -77,6 +75,7 @@ def _section(material: Material, parts: dict[str, LayerSlots]) -> Section:
     stride = material.stride
     data = {
         "layers": layers,
+        "layerInfo": material.colorful.show_layer_info,
         "chosen": names.index(run.head) if run.head in names else len(names) - 1,
         "series": list(SERIES),
         "windowSeries": list(WINDOW_SERIES),
@@ -104,9 +103,12 @@ def _section(material: Material, parts: dict[str, LayerSlots]) -> Section:
         "most_bins": MOST_BINS,
         "validation": bool(np.any(data["epochBatches"][CURVES.index("valid")])),
         "shown": material.colorful.model_dump(),
+        "height": material.colorful.height + _AXES,
     }
     blobs = tuple(payload.blob for payload in (*packed.values(), *single))
     frames = detail_figures(material.n_rows, axis.h_min, axis.h_max)
+    for name in ("detail", "marginal"):
+        frames[name].height = material.colorful.height + _AXES
     return Section("detail", "Detail", "detail.html.j2", context, data, blobs, frames)
 
 

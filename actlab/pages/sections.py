@@ -227,13 +227,15 @@ def numbers(material: Material) -> Section:
 def _worst(material: Material) -> dict[str, dict[str, Any]]:
     """Return the worst that was found in each layer, and the number of its group in the verdict."""
     groups = [group for group in material.verdict if group.worst != "healthy"]
-    found = [(LEVELS.index(each.level), number, each) for number, group in enumerate(groups) for each in group.every]
+    found = [(each, place) for place, group in enumerate(groups) for each in group.every]
     worst: dict[str, dict[str, Any]] = {}
-    for rank, number, each in sorted(found, key=lambda one: one[:2]):
-        if each.level != "healthy":
-            told = {"rank": rank, "group": number, "level": each.level, "name": each.name, "icon": ICONS[each.level]}
-            for layer in each.layers:
-                worst.setdefault(layer, told)
+    for each, place in sorted(found, key=lambda pair: LEVELS.index(pair[0].level)):
+        if each.level == "healthy":
+            continue
+        rank, icon = LEVELS.index(each.level), ICONS[each.level]
+        told = {"rank": rank, "group": place, "level": each.level, "icon": icon, "name": each.name}
+        for layer in each.layers:
+            worst.setdefault(layer, told)
     return worst
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from actlab.pages.payload import LEVELS, SERIES
 from actlab.rebinning import Slots, octave
 from actlab.run import Run
 
-__all__ = ["LADDER", "MOST_BINS", "SINGLE", "Plan", "Rung", "plan_page"]
+__all__ = ["LADDER", "MOST_BINS", "SINGLE", "Plan", "Rung", "coarser_rungs", "plan_page"]
 
 MOST_BINS: Final = 4096
 """No screen has more rows, and memory is layers x columns x bins."""
@@ -124,6 +125,18 @@ def plan_page(run: Run, names: list[str], n_rows: int, n_epochs: int, most: int,
                 return plan
     assert plan is not None
     return plan
+
+
+def coarser_rungs(number: int) -> list[tuple[int, int]]:
+    """Return mantissa bits and depth of all that is coarser than a rung of `LADDER`, in small steps."""
+    steps: list[tuple[int, int]] = []
+    for finer, coarser in pairwise(LADDER[number:]):
+        assert coarser.depth is not None
+        if finer.depth is not None:
+            steps += [(finer.bits, depth) for depth in range(finer.depth - 1, coarser.depth - 1, -1)]
+        if finer.depth is None or coarser.bits < finer.bits:
+            steps.append((coarser.bits, coarser.depth))
+    return steps
 
 
 def _fine(run: Run, n_columns: int, octaves: Mapping[str, int]) -> dict[str, Slots]:

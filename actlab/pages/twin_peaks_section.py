@@ -29,6 +29,7 @@ _REGRESSION: Final = "a regression: there is no YES and NO"
 _PARTS: Final = ("curves", "yes", "no")
 _DEPTH: Final = 10
 _MANY_CURVES: Final = 200
+_AXES: Final = 40  # pixels of a figure that its frame does not take
 _TREND: Final = (240, 84)  # width and height of a trend's drawing
 
 
@@ -81,8 +82,10 @@ def peaks(material: Material) -> Section | None:
         "last": len(labels) - 1,
         "trends": _trends(data.assign(peak_distance=data["peak_distance"].where(known)), reference, truth),
         "size": _TREND,
+        "height": material.twin_peaks.height + _AXES,
     }
     frames = {"twin": twin_figure(h_min, h_max)}
+    frames["twin"].height = context["height"]
     return Section("peaks", "Twin Peaks", "peaks.html.j2", context, shown, (packed.blob,), frames)
 
 

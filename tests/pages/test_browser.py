@@ -206,13 +206,55 @@ def test_the_table_sorts_and_goes_out_as_csv(open_page, small_page, small_run):
     page.click("#table thead button >> text=std")
     column = [row.split("\t") for row in page.inner_text("#table tbody").strip().split("\n")]
     assert column[-1][1] == "body.dropout"
-    assert page.get_attribute("#table thead th:nth-child(6)", "aria-sort") == "ascending"
+    assert page.get_attribute("#table thead th:nth-child(7)", "aria-sort") == "ascending"
     with page.expect_download() as download:
         page.click("#csv")
     rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
     assert {row["layer"] for row in rows} == set(small_run.names)
     spread = [float(row["std"]) for row in rows if row["std"]]
     assert spread == sorted(spread)
+
+
+@pytest.fixture(scope="module")
+def found_page(draw, make_finding, small_run):
+    findings = [make_finding("warning", layers=("fc",), name="Odd, fc"), make_finding("error")]
+    charts = {"colorful": {"height": 200, "show_layer_info": False}, "twin_peaks": {"height": 250}}
+    recipe = Recipe(charts=charts, sections=["verdict", "detail", "twin_peaks", "how_to_read", "numbers"])
+    return draw(small_run, findings, recipe=recipe, h_min=-4, h_max=4, n_bins=40)
+
+
+def test_the_table_names_the_worst_finding_of_each_layer(open_page, found_page):
+    page = open_page(found_page)
+    page.click("#table thead button >> text=worst finding")
+    assert page.locator("#table tbody th").all_inner_texts()[:2] == ["body.relu", "fc"]
+    with page.expect_download() as download:
+        page.click("#csv")
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text())))
+    told = {row["layer"]: row["worst finding"] for row in rows}
+    assert told["body.relu"] == "error: Dead ReLU"
+    assert told["fc"] == "warning: Odd, fc"
+    assert told["input"] == "none"
+    for name in ("Dead ReLU", "Odd, fc"):
+        link = page.locator(f"#table a >> text={name}")
+        assert name in page.inner_text(link.get_attribute("href"))
+
+
+def test_figures_are_as_high_as_asked_for_and_the_layer_goes_by_its_name(open_page, found_page):
+    page = open_page(found_page)
+    heights = [page.locator(f"#figure-{name}").bounding_box()["height"] for name in ("detail", "twin")]
+    assert heights == [290, 290]
+    assert page.inner_text("#detail-title").strip() == "fc"
+    assert "output" not in page.inner_text("#layer-facts")
+
+
+def test_paper_shows_the_answers_and_no_controls(open_page, found_page):
+    page = open_page(found_page)
+    answer = page.locator("#reading details >> text=Two histograms can be equal")
+    assert not answer.is_visible()
+    page.emulate_media(media="print")
+    assert answer.is_visible()
+    assert not page.is_visible("#layer-select")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_hostile_names_do_nothing(open_page, hostile_page):

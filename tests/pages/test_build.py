@@ -1,6 +1,8 @@
 import re
 import subprocess
 import sys
+import tomllib
+from html import unescape
 
 import numpy as np
 import pytest
@@ -50,15 +52,15 @@ def test_the_table_says_what_the_store_holds(drawn, small_run):
         n = int(one.n.sum())
         assert int(values[-1]) == n
         if n == 0:
-            assert values[1:-1] == [""] * 7
+            assert values[2:-1] == [""] * 7
             continue
         zeros = int(one.counts.isel(bucket=small_run.axis.zero).sum()) / n
-        assert float(values[3]) == one["min"].min()
-        assert float(values[4]) == one["max"].max()
-        assert float(values[5]) == pytest.approx(zeros, rel=1e-12)
-        assert float(values[7]) * n == pytest.approx(3 * train.sizes["step"] if name == "wild" else 0)
+        assert float(values[4]) == one["min"].min()
+        assert float(values[5]) == one["max"].max()
+        assert float(values[6]) == pytest.approx(zeros, rel=1e-12)
+        assert float(values[8]) * n == pytest.approx(3 * train.sizes["step"] if name == "wild" else 0)
         if name == "fc":
-            assert float(values[1]) == pytest.approx(float(one["mean"].mean()), rel=1e-9)
+            assert float(values[2]) == pytest.approx(float(one["mean"].mean()), rel=1e-9)
 
 
 def test_nan_and_infinity_are_marked_wherever_the_layer_is(drawn, small_run, tmp_path):
@@ -94,11 +96,34 @@ def test_the_recipe_as_run_draws_the_same_page(drawn, small_run, tmp_path):
     assert again.read_bytes() == drawn.read_bytes()
 
 
+def test_what_is_not_a_default_comes_first_and_is_enough(drawn, small_run, tmp_path):
+    def first(path):
+        html = path.read_text("utf-8")
+        return unescape(re.search(r"not a default</h3>\s*<pre><code>(.*?)</code>", html, re.DOTALL)[1])
+
+    assert tomllib.loads(first(drawn)) == {"h_min": -4, "h_max": 4}
+    mine = {
+        "title": "Mine",
+        "h_min": -2.0,
+        "h_max": 3.0,
+        "n_bins": 50,
+        "sections": ["detail", "twin_peaks", "provenance"],
+        "charts": {"colorful": {"height": 200, "show_layer_info": False}, "twin_peaks": {"height": 500}},
+    }
+    told = report(small_run, tmp_path / "told.html", recipe=Recipe(**mine))
+    assert tomllib.loads(first(told)) == mine
+    assert "--recipe report.toml" in told.read_text("utf-8")
+    (tmp_path / "short.toml").write_text(first(told))
+    again = report(small_run, tmp_path / "again.html", recipe=tmp_path / "short.toml")
+    assert again.read_bytes() == told.read_bytes()
+
+
 def test_the_recipe_as_run_leaves_no_default_open(drawn):
     recipe = load_recipe(drawn.with_suffix(".toml"))
     assert (recipe.h_min, recipe.h_max, recipe.n_bins, recipe.title) == (-4, 4, 200, "run")
     assert set(recipe.charts) == {"wall", "colorful", "twin_peaks", "per_class"}
     assert recipe.sections == list(SECTIONS)
+    assert "width" not in recipe.charts["colorful"]
     assert recipe.limits == {name: rule.limits().model_dump() for name, rule in RULES.items()}
 
 
@@ -171,6 +196,11 @@ def test_existing_outputs_stay(small_run, tmp_path):
             RecipeError,
             "charts.colorful: unknown key 'max_column' .*'max_columns'",
             {"recipe": Recipe(charts={"colorful": {"max_column": 3}})},
+        ),
+        (
+            RecipeError,
+            "charts.twin_peaks: width is for pictures in notebooks",
+            {"recipe": Recipe(charts={"twin_peaks": {"width": 900}})},
         ),
     ],
 )

@@ -7,6 +7,15 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 import actlab
+from actlab.charts.comparison_chart import (
+    STEPS,
+    ComparisonOptions,
+    Scale,
+    cells,
+    prepare,
+    scale_of,
+    signed_codes,
+)
 from actlab.cli import main
 from actlab.errors import RecipeError, SelectionError
 from actlab.findings.finding import Verdict
@@ -69,6 +78,29 @@ def test_the_curves_are_those_of_the_comparison(drawn, open_page, pair):
 
 
 @pytest.mark.browser
+def test_the_cell_under_the_pointer_is_told_of_all_runs(drawn, open_page, pair, until):
+    page = open_page(drawn)
+    name = page.locator(".tile").nth(0).get_attribute("data-name")
+    truth = actlab.compare(pair, axis=actlab.LinearAxis(-4, 4, 40), by=1).sel(layer=name).compute()
+    page.locator("#compare-picture-1").scroll_into_view_if_needed()
+    box = page.locator("#compare-picture-1").bounding_box()
+    for step, at in ((2, 20), (7, 27), (0, 0)):
+        x, y = box["width"] * (step + 0.5) / 8, box["height"] * (1 - (at + 0.5) / 40)
+        page.locator("#compare-picture-1").hover(position={"x": x, "y": y})
+        until(page, f"document.getElementById('tooltip').textContent.startsWith('batch {step}\\n')")
+        lines = page.text_content("#tooltip").split("\n")
+        assert lines[1].startswith(f"value {-4 + at / 5:.4g} to {-4 + (at + 1) / 5:.4g}")
+        one = truth.isel(step=step, bin=at)
+        for told, run in zip(lines[2:], pair, strict=True):
+            share = re.match(rf"{run}: (?:none|≈ ([\d.e-]+)%)", told)[1] or 0
+            assert float(share) == pytest.approx(100 * float(one["share"].sel(run=run)), rel=0.08)
+        if abs(float(one["difference"].sel(run="b"))) > 0.01:
+            said = re.search(r"difference (\S)([\d.]+)%", lines[3])
+            found = float(said[2]) * (1 if said[1] == "+" else -1)
+            assert found == pytest.approx(100 * float(one["difference"].sel(run="b")), rel=0.08)
+
+
+@pytest.mark.browser
 def test_the_layer_farthest_apart_comes_first_and_what_is_missing_is_said(drawn, open_page):
     page = open_page(drawn)
     assert page.locator(".tile").first.get_attribute("data-name") == HOSTILE
@@ -126,6 +158,58 @@ def test_the_verb_writes_a_page_of_the_sections_asked_for(pair, tmp_path, capsys
     assert re.findall(r'<section id="([a-z]+)"', html) == ["top", "numbers", "layers"]
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_names_of_the_recipe_draw_the_page_again(drawn, pair, tmp_path):
+    paths = [run.path for run in pair.values()]
+    again = compare_report(paths, tmp_path / "again.html", recipe=drawn.with_suffix(".toml"))
+    assert again.read_bytes() == drawn.read_bytes()
+    others = charts(comparison={"names": ["a", "b", "c"]})
+    with pytest.raises(RecipeError, match="names: 3 names for 2 runs"):
+        compare_report(paths, tmp_path / "other.html", recipe=others)
+
+
+def test_a_run_beside_itself_differs_in_nothing(pair, tmp_path):
+    twice = {"one": pair["a"], "two": pair["a"]}
+    columns, epochs = prepare(twice, actlab.LinearAxis(-4, 4, 40))
+    assert not epochs["total_variation"].any()
+    scale = scale_of(columns, ComparisonOptions())
+    for layer in pair["a"].names:
+        assert not signed_codes(cells(columns, layer, (88, 70)).differences, scale).any()
+
+
+def test_signed_codes_hold_their_sign_and_size():
+    scale = Scale(1e-6, 1.0, 1e-4, 0.001, 0.1)
+    codes = signed_codes(np.array([0.1, -0.1, 0.001, -0.001, 0.0005, 0.0, np.nan, 5.0]), scale)
+    assert codes.tolist() == [STEPS, 2 * STEPS, 1, STEPS + 1, 0, 0, 0, STEPS]
+
+
+def test_a_page_is_as_small_as_it_must_be(pair, tmp_path):
+    wish = charts(comparison={"tile_height": 1000})
+    options = {"h_min": -4, "h_max": 4, "n_bins": 1000, "sections": ["wall"], "overwrite": True}
+    page = compare_report(pair, tmp_path / "page.html", recipe=wish, **options)
+    limit = 0.9 * page.stat().st_size / 1e6
+    compare_report(pair, page, recipe=wish, max_size=limit, **options)
+    assert page.stat().st_size <= 1e6 * limit
+    assert load_recipe(page.with_suffix(".toml")).max_size == limit
+    with pytest.raises(RecipeError, match="max_size: the page takes"):
+        compare_report(pair, page, max_size=0.01, **options)
+
+
+def test_every_stage_is_told(pair, tmp_path):
+    told = []
+    compare_report(pair, tmp_path / "page.html", progress=lambda *each: told.append(each))
+    stages = dict.fromkeys(stage for stage, _, _ in told)
+    assert list(stages) == [
+        "checking a",
+        "checking b",
+        "comparing columns",
+        "comparing epochs",
+        "drawing sections",
+    ]
+    for stage in stages:
+        *_, last = [each for each in told if each[0] == stage]
+        assert last[1] == last[2] > 0
 
 
 def charts(**options):

@@ -98,6 +98,22 @@ def test_fit_and_reset_are_buttons(open_page, small_page, small_run):
     assert not page.is_visible("#wall-range")
 
 
+def test_the_range_in_use_stands_in_the_address_and_draws_the_same_again(open_page, small_page, until):
+    page = open_page(small_page, address="#numbers")
+    page.fill("#range-bins", "30")
+    page.press("#range-bins", "Tab")
+    until(page, "location.hash === '#numbers&range=-4,4,30'")
+    page.click("#range-fit")
+    until(page, "/^#numbers&range=.*,30&peaks-range=-4,4,30$/.test(location.hash)")
+    drawn = held(page, "image", "image")
+    again = open_page(small_page, address=page.evaluate("location.hash"))
+    assert np.array_equal(held(again, "image", "image"), drawn)
+    assert again.input_value("#peaks-range-bins") == "30"
+    until(again, "document.getElementById('numbers').getBoundingClientRect().top < innerHeight")
+    again.click("#range-reset")
+    until(again, "location.hash === '#numbers'")
+
+
 @pytest.mark.parametrize(
     ("field", "text", "said"),
     [

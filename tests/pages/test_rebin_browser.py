@@ -15,9 +15,10 @@ pytestmark = pytest.mark.browser
 AXES = (FloatAxis(), FloatAxis(3, -6, 5), FloatAxis(1, 0, 1))
 RUN = """([bits, floor, exponents, range, first, sums, slots]) => {
   const plan = makePlan(makeLayout(bits, floor, exponents), ...range);
-  const bound = new Float64Array(range[2]);
-  const found = makeRebinner(plan, Float32Array.from(sums), first, slots)(0, sums.length / slots, bound);
-  return { counts: [...found.counts], below: found.below, above: found.above, bound: [...bound],
+  const found = makeRebinner(plan, Float32Array.from(sums), first, slots)(0, sums.length / slots);
+  const cuts = Array.from({ length: range[2] }, (_, bin) => [...new Set(plan.cut.subarray(bin, bin + 2))]);
+  const bound = cuts.map((slots) => slots.reduce((sum, slot) => sum + found.mass[slot], 0));
+  return { counts: [...found.counts], below: found.below, above: found.above, bound,
            edges: [...plan.edges] };
 }"""
 

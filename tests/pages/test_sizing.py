@@ -7,7 +7,7 @@ from actlab.charts.paged import slot_axis
 from actlab.errors import RecipeError
 from actlab.pages import sizing
 from actlab.pages.build import report
-from actlab.pages.sizing import LADDER, plan_page
+from actlab.pages.sizing import LADDER, coarser_rungs, plan_page
 from actlab.rebinning import Slots
 
 
@@ -52,6 +52,18 @@ def test_the_ladder_gets_coarser():
         assert coarser.bits <= finer.bits
         assert coarser.depth < finer.depth
         assert coarser.most <= finer.most
+
+
+@pytest.mark.parametrize("number", range(len(LADDER)))
+def test_a_miss_costs_one_small_step_at_a_time_down_to_the_last_rung(number):
+    steps = coarser_rungs(number)
+    start = LADDER[number] if LADDER[number].depth is not None else LADDER[1]
+    if steps:
+        assert steps[-1] == (LADDER[-1].bits, LADDER[-1].depth)
+    for finer, coarser in pairwise([(start.bits, start.depth), *steps]):
+        assert coarser[0] <= finer[0]
+        assert coarser[1] in (finer[1], finer[1] - 1)
+    assert steps or number == len(LADDER) - 1
 
 
 @pytest.mark.parametrize("size", [7, 1.8])

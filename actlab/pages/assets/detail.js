@@ -96,7 +96,7 @@ const drawResolution = (start, end, batches) => {
   const gaps = view.gaps.filter(([row]) => row > start && row < end).reduce((sum, [, steps]) => sum + steps, 0);
   const parts = [
     n > 0 && `out of range here ${percent(flow / n)}`,
-    binned.bound > 0.005 && `bin edges cut ${info.bits < 3 ? "coarse " : ""}slots: at most ${percent(binned.bound)} of the counts may lie one bin off`,
+    binned.bound > 0.005 && sayBound(binned),
     view.k > 1 && `${hidden === 0 ? "no column hides" : hidden === 1 ? "one column hides" : `${whole.format(hidden)} columns hide`} an odd batch`,
     gaps > 0 && `${whole.format(gaps)} step${gaps === 1 ? " was" : "s were"} not recorded`,
   ];
@@ -181,11 +181,13 @@ const drawFacts = () => {
   const info = view.layers[detail.index];
   const { binned, range: [hMin, hMax, bins] } = detail;
   $("detail-title").textContent = `${info.name} `;
-  const kind = document.createElement("small");
-  kind.textContent = info.kind;
-  $("detail-title").append(kind);
+  if (view.layerInfo) {
+    const kind = document.createElement("small");
+    kind.textContent = info.kind;
+    $("detail-title").append(kind);
+  }
   const parts = info.never ? ["never called: nothing to show"] : [
-    info.shape && `output ${info.shape}`,
+    view.layerInfo && info.shape && `output ${info.shape}`,
     `${whole.format(info.perBatch)} values a batch`,
     `${bins} bins in [${number(hMin)}, ${number(hMax)}]`,
     binned !== null && `out of range ${percent(binned.outside)}`,
@@ -231,12 +233,13 @@ const chooseLayer = async (index) => {
 const setRange = (range) => {
   detail.range = range;
   showRange("range", range);
-  const differs = range.some((value, i) => value !== view.range[i]);
+  const differs = !sameRange(range, view.range);
   if ($("wall-range") !== null) {
     $("wall-range").hidden = !differs;
     $("wall-range").textContent = `the tiles keep [${number(view.range[0])}, ${number(view.range[1])}], the detail shows [${number(range[0])}, ${number(range[1])}]`;
   }
-  if (detail.layer !== null) drawLayer();
+  if (detail.binned !== null) drawLayer(); // else the layer on its way will have this range
+  keepRange();
 };
 
 // The same range for the Twin Peaks.
@@ -364,6 +367,7 @@ const startDetail = () => {
     waiting = true;
     requestAnimationFrame(() => {
       waiting = false;
+      if (detail.binned === null) return; // another layer is on its way
       const before = detail.windows.length;
       drawImage();
       if (before + detail.windows.length > 0) drawLines();

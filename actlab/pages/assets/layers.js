@@ -131,17 +131,21 @@ const binLayer = (layer, range) => {
     if (count > most) most = count;
   }
   const low = Math.max(least, 0.1 / view.k);
-  const bound = new Float64Array(plan.bins);
-  const all_ = makeRebinner(plan, sums, info.first, info.slots)(0, columnCount, bound);
+  const all_ = makeRebinner(plan, sums, info.first, info.slots)(0, columnCount);
   const shown = all_.counts.reduce((sum, count) => sum + count, 0);
+  const cut = [...new Set(plan.cut)].reduce((sum, slot) => sum + all_.mass[slot], 0);
+  let coarsest = 0;
+  for (let slot = plan.interval[0]; slot <= plan.interval[plan.bins]; slot += 1) {
+    if (all_.mass[slot] > 0.001 * shown) coarsest = Math.max(coarsest, layer.layout.width[slot]);
+  }
   const { n } = layer.series;
   const values = n.reduce((sum, each, c) => sum + each * view.nRows[c], 0);
   return {
     ...binned,
     range, plan, source, low,
     high: Math.max(most, 10 * low),
-    // An edge between two bins stands in the bound of both.
-    bound: shown > 0 ? Math.min(1, bound.reduce((sum, count) => sum + count, 0) / 2 / shown) : 0,
+    bound: shown > 0 ? Math.min(1, cut / shown) : 0, // only what lies in a slot with an edge inside may be in a wrong bin
+    coarsest: coarsest / ((range[1] - range[0]) / plan.bins), // bins that the widest slot in sight spans
     outside: values > 0 ? (all_.below + all_.above) / values : NaN,
     underflow: binned.below.map((count, c) => count / n[c]),
     overflow: binned.above.map((count, c) => count / n[c]),

@@ -150,9 +150,10 @@ const setPeaksRange = (range) => {
   const [start, end, bins] = range;
   model("outputs").setv({ start, end, reset_start: start, reset_end: end });
   showRange("peaks-range", range);
-  $("peaks-view").textContent = `${range.every((value, i) => value === twin.range[i]) ? "own range " : ""}[${number(start)}, ${number(end)}], ${bins} bins`;
+  $("peaks-view").textContent = `${sameRange(range, twin.range) ? "own range " : ""}[${number(start)}, ${number(end)}], ${bins} bins`;
   binPeaks(range);
   drawPeaks(peaks.index);
+  keepRange();
 };
 
 const startPeaks = async () => {

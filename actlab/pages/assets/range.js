@@ -1,5 +1,7 @@
 // The fields of a range: from, to, bins, and buttons; they say what is wrong, and change nothing then.
 
+const sameRange = (one, other) => one.every((value, i) => value === other[i]);
+
 const rangeFields = (prefix) => ["min", "max", "bins"].map((name) => $(`${prefix}-${name}`));
 
 const showRange = (prefix, [hMin, hMax, bins]) => {

@@ -68,9 +68,10 @@ const massBelow = (mass, width, own, u) => {
 };
 
 // Returns a function that re-bins the sums of some places of `sums` [place, slot], of which the first is slot `first`.
-// What it returns is good until the next call: counts [bin], and what lies below and above the range.
+// What it returns is good until the next call: counts [bin], the mass [slot] of all but 0, and what lies below and above
+// the range.
 const makeRebinner = (plan, sums, first, slots) => {
-  const { layout: { width, half }, bins, interval, part, cut, zeroBin } = plan;
+  const { layout: { width, half }, bins, interval, part, zeroBin } = plan;
   const mass = new Float64Array(width.length + 1); // the last one is that of an edge that cuts nothing
   const below = new Float64Array(bins + 1);
   const counts = new Float64Array(bins);
@@ -78,7 +79,7 @@ const makeRebinner = (plan, sums, first, slots) => {
   const at = (slot) => first - 1 + slot - (slot > zero ? 1 : 0);
   const from = Math.max(0, at(zero === 0 ? 1 : 0));
   const to = Math.min(width.length, at(slots - (slots - 1 === zero ? 2 : 1)) + 1);
-  return (start, end, bound = null) => {
+  return (start, end) => {
     mass.fill(0, from, to);
     let point = 0;
     for (let place = start; place < end; place += 1) {
@@ -99,11 +100,8 @@ const makeRebinner = (plan, sums, first, slots) => {
       below[i] = last;
     }
     for (; reached < to; reached += 1) total += mass[reached];
-    const found = { counts, below: below[0], above: Math.max(0, total - last) };
+    const found = { counts, mass, below: below[0], above: Math.max(0, total - last) };
     for (let i = 0; i < bins; i += 1) counts[i] = below[i + 1] - below[i];
-    if (bound !== null) {
-      for (let i = 0; i < bins; i += 1) bound[i] = mass[cut[i]] + (cut[i + 1] === cut[i] ? 0 : mass[cut[i + 1]]);
-    }
     if (zeroBin < 0) found.below += point;
     else if (zeroBin >= bins) found.above += point;
     else counts[zeroBin] += point;
@@ -118,6 +116,7 @@ const wrongRange = (hMin, hMax, bins, most) => {
   if (!Number.isInteger(bins) || bins < 1 || bins > most) return `Bins must be a whole number from 1 to ${most}`;
   const step = (hMax - hMin) / bins;
   const largest = Math.max(Math.abs(hMin), Math.abs(hMax));
-  if (largest > 1e38 || largest + step === largest) return `${bins} bins from ${hMin} to ${hMax} are too narrow to be told apart`;
+  if (largest > 1e39) return `No value is as large as ${largest}`;
+  if (largest + step === largest) return `${bins} bins from ${hMin} to ${hMax} are too narrow to be told apart`;
   return null;
 };

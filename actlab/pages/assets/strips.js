@@ -24,6 +24,13 @@ const readColumn = (row) => {
   $("readout").textContent = column.single === undefined ? describe(column) : describeBatch(column);
 };
 
+// How far counts may be from their bins: an upper limit, and what it comes from.
+const sayBound = ({ bound, coarsest }) => {
+  const most = `at most ${percent(bound)} of the counts`;
+  if (coarsest < 1.05) return `${most} may lie one bin off`;
+  return `slots up to ${Number(coarsest.toPrecision(2))} bins wide: their counts are kept, the shape within is interpolated (for ${most})`;
+};
+
 const whereOf = ({ start, stop }) => {
   const e = epochIndex(start);
   return `${batchesOf(start, stop)}${e >= 0 ? ` (epoch ${view.epochs[e]})` : ""}`;

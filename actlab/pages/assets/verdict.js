@@ -1,5 +1,5 @@
 // Addresses of places on the page, as the links of the findings have them: `#at=LAYER:FIRST-LAST` (rows of the
-// detail chart), `#at=LAYER`, and `#peaks=EPOCH`; and `#range=FROM,TO,BINS`.
+// detail chart), `#at=LAYER`, `#peaks=EPOCH`, `#range=FROM,TO,BINS`, `#peaks-range=FROM,TO,BINS`; several are joined by `&`.
 
 // Returns what is wrong with an address, in words, or nothing after it went there.
 const goToRows = async (text) => {
@@ -12,7 +12,7 @@ const goToRows = async (text) => {
   if (last < first) return `“${text}” ends before it begins`;
   if (last >= view.rows) return `Row ${last} is not on this page, which has rows 0 to ${view.rows - 1}`;
   await chooseLayer(layer);
-  if (first !== undefined) markRows(layer, first, last + 1);
+  if (first !== undefined && detail.binned !== null) markRows(layer, first, last + 1);
   $("detail").scrollIntoView();
   return null;
 };
@@ -27,23 +27,50 @@ const goToEpoch = (text) => {
   return null;
 };
 
-const goToRange = (text) => {
+const takeRange = (text, section) => {
   const range = text.split(",").map((part) => (part.trim() === "" ? NaN : Number(part)));
   if (range.length !== 3) return `“${text}” is no range: from, to and bins are written like -4,4,100`;
-  const section = page.detail !== undefined ? "detail" : "peaks";
   if (page[section] === undefined) return "There is no chart on this page whose range can be chosen";
   const wrong = wrongRange(...range, page[section].mostBins);
-  if (wrong !== null) return wrong;
-  (section === "detail" ? setRanges : setPeaksRange)(range);
-  $(section).scrollIntoView();
-  return null;
+  if (wrong === null) (section === "detail" ? setRanges : setPeaksRange)(range);
+  return wrong;
 };
 
-const goToAddress = async () => {
-  let address = window.location.hash;
+const ranged = page.detail !== undefined ? "detail" : "peaks";
+const PLACES = {
+  at: goToRows,
+  peaks: goToEpoch,
+  range: (text) => takeRange(text, ranged),
+  "peaks-range": (text) => takeRange(text, "peaks"),
+};
+
+// The range in use stands in the address, so that a copied one shows the same; soon, not at each step of a pull.
+const keepRange = () => {
+  if (document.documentElement.dataset.ready === undefined) return; // the address is still to be read
+  clearTimeout(keepRange.timer);
+  keepRange.timer = setTimeout(() => {
+    const parts = window.location.hash.slice(1).split("&").filter((part) => part !== "" && !/^(peaks-)?range=/.test(part));
+    const [used, usual] = ranged === "detail" ? [detail.range, view.range] : [peaks.range, twin.range];
+    const changed = !sameRange(used, usual);
+    if (changed) parts.push(`range=${used}`);
+    if (ranged === "detail" && page.peaks !== undefined && !sameRange(peaks.range, changed ? used : twin.range)) parts.push(`peaks-range=${peaks.range}`);
+    const hash = parts.length > 0 ? `#${parts.join("&")}` : "";
+    if (hash !== window.location.hash) history.replaceState(history.state, "", hash || window.location.pathname + window.location.search);
+  }, 250);
+};
+
+// `event` knows where to; by now `keepRange` may have changed the address.
+const goToAddress = async (event) => {
+  let address = (event === undefined ? window.location : new URL(event.newURL)).hash.slice(1);
   try { address = decodeURIComponent(address); } catch { /* then as it is */ }
-  const [, key, text] = /^#(at|peaks|range)=(.*)$/s.exec(address) ?? [];
-  const wrong = key === undefined ? null : await { at: goToRows, peaks: goToEpoch, range: goToRange }[key](text);
+  let wrong = null;
+  for (const part of address.split("&")) {
+    const [, key, text] = /^(at|peaks|range|peaks-range)=(.*)$/s.exec(part) ?? [];
+    if (key !== undefined) wrong ??= await PLACES[key](text);
+    else if (address.includes("&")) $(part)?.scrollIntoView();
+  }
+  if (/^range=/.test(address) && wrong === null) $(ranged).scrollIntoView();
+  if (wrong === null && address !== "" && page[ranged] !== undefined) keepRange();
   $("address-note").textContent = wrong ?? "";
   $("address-note").hidden = wrong === null;
   if (wrong !== null) $("address-note").scrollIntoView({ block: "center" });
