@@ -9,7 +9,6 @@ import holoviews as hv
 import numpy as np
 import xarray as xr
 from bokeh.models import HoverTool, NumeralTickFormatter
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from actlab.axis import LinearAxis
@@ -22,6 +21,7 @@ from actlab.charts.look import (
     load_backend,
     log_ticks,
     named,
+    positions,
     quiet,
     subtitled,
     view,
@@ -170,7 +170,7 @@ def draw(data: xr.Dataset, layer: str, options: ColorfulOptions | None = None) -
     return overlay.opts(
         hv.opts.Overlay(
             title=title,
-            xlim=_position(data, np.array([0, rows])),
+            xlim=tuple(positions(data, np.array([0, rows])).tolist()),
             ylim=(data.attrs["h_min"], data.attrs["h_max"]),
             xlabel="batch" if data.attrs["step_stride"] else "recorded batch",
             ylabel="activation value",
@@ -254,18 +254,11 @@ def head_of(run: Run) -> str:
     return run.head
 
 
-def _position(data: xr.Dataset, row: NDArray[Any]) -> tuple[float, ...]:
-    """Turn row numbers into positions on the x axis: `step` where steps are even, else the row."""
-    stride = data.attrs["step_stride"]
-    start = data.attrs["first_step"] if stride else 0
-    return tuple((start + row * (stride or 1)).tolist())
-
-
 def _image(one: xr.Dataset) -> hv.Image:
     """Return the counts as an image: mean per batch on a log scale, empty where exactly zero."""
     k, low, high = one.attrs["batches_per_column"], float(one["low"]), float(one["high"])
     counts = one["counts"].transpose("bin", "column").values
-    left, right = _position(one, int(one["first_row"][0]) + np.array([0, one.sizes["column"] * k]))
+    left, right = positions(one, int(one["first_row"][0]) + np.array([0, one.sizes["column"] * k])).tolist()
     x, y = np.broadcast_arrays(one["step"].values, one["bin"].values[:, None])
     shown = np.where(counts > 0, np.clip(counts, low, high), 0)
     image = hv.Image(
@@ -292,7 +285,7 @@ def _image(one: xr.Dataset) -> hv.Image:
 def _cased(one: xr.Dataset, values: xr.DataArray, name: str, **look: Any) -> hv.Overlay:
     """Return a white line on a wider black one, through the middle of the columns."""
     middle = one["first_row"].values + one["n_rows"].values / 2
-    points = (np.array(_position(one, middle)), values.values)
+    points = (positions(one, middle), values.values)
     casing = hv.Curve(points, "x", "y").opts(**CASING, hooks=[named(f"{name}_casing")])
     return casing * hv.Curve(points, "x", "y").opts(
         color="#ffffff", line_width=1.5, hooks=[named(name)], **look
@@ -301,7 +294,7 @@ def _cased(one: xr.Dataset, values: xr.DataArray, name: str, **look: Any) -> hv.
 
 def _epoch_lines(one: xr.Dataset) -> hv.Overlay:
     """Return a blue line, cased white, where each epoch but the first starts."""
-    starts = list(_position(one, one["epoch_first_row"].values[1:]))
+    starts = positions(one, one["epoch_first_row"].values[1:]).tolist()
     looks = (("#ffffff", 3.0, "epochs_casing"), (EPOCH, 1.2, "epochs"))
     return hv.Overlay(
         [
@@ -319,7 +312,7 @@ def _epoch_histograms(one: xr.Dataset, h_scale: float) -> hv.Overlay:
         share = one[f"{name}_counts"] / (peak or 1)
         reach = one["epoch_first_row"] + h_scale * one["epoch_n_rows"] * share
         curves = [
-            np.column_stack([_position(one, x), one["bin"].values])
+            np.column_stack([positions(one, x), one["bin"].values])
             for x in reach.transpose("epoch", "bin").values
         ]
         for width, paint, kind in ((4.0, "#ffffff", "_histograms_casing"), (1.8, color, "_histograms")):

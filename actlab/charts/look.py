@@ -7,15 +7,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import holoviews as hv
+import xarray as xr
 from bokeh.models import FixedTicker
 from bokeh.models.annotations import Title
+from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
 from actlab.run import Run
 from actlab.stats import default_range
 
-__all__ = ["CASING", "FONT", "Hook", "color_bar", "load_backend", "log_ticks", "named", "quiet"]
-__all__ += ["subtitled", "view"]
+__all__ = ["CASING", "FONT", "Hook", "color_bar", "load_backend", "log_ticks", "named", "positions"]
+__all__ += ["quiet", "subtitled", "view"]
 
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Helvetica, Arial, sans-serif"
 CASING: Final = {"color": "#000000", "line_width": 3.4}
@@ -132,3 +134,18 @@ def color_bar(labels: dict[float, str], title: str) -> dict[str, Any]:
         "major_tick_in": 0,
         "major_tick_out": 4,
     }
+
+
+def positions(data: xr.Dataset, row: NDArray[Any]) -> NDArray[Any]:
+    """Turn row numbers into places on the x axis: `step` where steps are even, else the row.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What `columns.columns` returned.
+    row : numpy.ndarray
+        Numbers of rows, any shape; parts of rows, too.
+    """
+    stride = data.attrs["step_stride"]
+    places: NDArray[Any] = (data.attrs["first_step"] if stride else 0) + row * (stride or 1)
+    return places

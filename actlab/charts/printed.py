@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
-from numpy.typing import NDArray
 
 from actlab.charts import limits, wall_chart
 from actlab.charts.colorful_chart import ColorfulOptions
-from actlab.charts.look import log_ticks
+from actlab.charts.look import log_ticks, positions
 from actlab.charts.palette import EPOCH, SETS, ZERO
 from actlab.charts.paper import INK, LINE, Scale, Sheet, count_image
 from actlab.charts.twin_peaks_chart import (
@@ -54,12 +53,12 @@ def colorful_figure(data: xr.Dataset, options: ColorfulOptions) -> Figure:
     counts = one["counts"].transpose("bin", "column").values
     last = int(one["first_row"][0]) + one.sizes["column"] * data.attrs["batches_per_column"]
     low, high = float(one["low"]), float(one["high"])
-    left, right = _position(one, np.array([0, last]))
+    left, right = positions(one, np.array([0, last]))
     count_image(axes, counts, (low, high, 1), (left, right, data.attrs["h_min"], data.attrs["h_max"]))
     keys = _lines(axes, one, options)
     if options.show_epoch_histograms:
         _sideways(axes, one, options.h_scale)
-    axes.set_xlim(*_position(one, np.array([0, data.attrs["rows"]])))
+    axes.set_xlim(*positions(one, np.array([0, data.attrs["rows"]])))
     axes.set_ylim(data.attrs["h_min"], data.attrs["h_max"])
     axes.set_xlabel("batch" if data.attrs["step_stride"] else "recorded batch", fontsize=11 * LINE)
     axes.set_ylabel("activation value", fontsize=11 * LINE)
@@ -74,26 +73,19 @@ def colorful_figure(data: xr.Dataset, options: ColorfulOptions) -> Figure:
     return sheet.figure
 
 
-def _position(one: xr.Dataset, row: NDArray[Any]) -> NDArray[Any]:
-    """Turn row numbers into positions on the x axis: `step` where steps are even, else the row."""
-    stride = one.attrs["step_stride"]
-    result: NDArray[Any] = (one.attrs["first_step"] if stride else 0) + row * (stride or 1)
-    return result
-
-
 def _lines(axes: Axes, one: xr.Dataset, options: ColorfulOptions) -> list[Line2D]:
     """Draw zero, epochs, mean and std, those that may cross any colour cased; return what explains them."""
     keys = []
     casing = [withStroke(linewidth=3.0 * LINE, foreground="white", alpha=0.85)]
     if options.show_epochs and one.sizes["epoch"] > 1:
         look: dict[str, Any] = {"color": EPOCH, "linewidth": 1.2 * LINE, "path_effects": casing}
-        for start in _position(one, one["epoch_first_row"].values[1:]):
+        for start in positions(one, one["epoch_first_row"].values[1:]):
             axes.axvline(start, **look)
         keys.append(Line2D([], [], color=EPOCH, linewidth=1.2 * LINE, label="epoch"))
     if one.attrs["h_min"] <= 0 <= one.attrs["h_max"]:
         axes.axhline(0, color=ZERO, linewidth=1.2 * LINE)
         keys.append(Line2D([], [], color=ZERO, linewidth=1.2 * LINE, label="zero"))
-    x = _position(one, one["first_row"].values + one["n_rows"].values / 2)
+    x = positions(one, one["first_row"].values + one["n_rows"].values / 2)
     cased: dict[str, Any] = {
         "color": "white",
         "path_effects": [withStroke(linewidth=3.4 * LINE, foreground="black")],
@@ -120,7 +112,7 @@ def _sideways(axes: Axes, one: xr.Dataset, h_scale: float) -> None:
     for name, color in (("quarter", "#8a8a8a"), ("epoch", "black")):
         curves = one[f"{name}_counts"].transpose("epoch", "bin").values
         reach = h_scale * one["epoch_n_rows"].values[:, None] * curves / peak
-        for x in _position(one, one["epoch_first_row"].values[:, None] + reach):
+        for x in positions(one, one["epoch_first_row"].values[:, None] + reach):
             casing = [withStroke(linewidth=4 * LINE, foreground="white")]
             axes.plot(x, one["bin"].values, color=color, linewidth=1.8 * LINE, path_effects=casing)
 

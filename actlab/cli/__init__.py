@@ -35,6 +35,15 @@ app = typer.Typer(
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A recorded run, such as runs/mnist.zarr.")]
 NewPath = Annotated[str, typer.Option("--output", "-o", help="What to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run or archive that is there.")]
+ReplacePage = Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")]
+RecipePath = Annotated[Path | None, typer.Option(help="A recipe in TOML; the options below go before it.")]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(help="Patterns of layer names, such as 'conv*,!conv1'; may be repeated."),
+]
+HMin = Annotated[float | None, typer.Option(help="Lower end of the histograms.")]
+HMax = Annotated[float | None, typer.Option(help="Upper end of the histograms.")]
+NBins = Annotated[int | None, typer.Option(help="Number of bins.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,16 +173,11 @@ def branch(
 @app.command()
 def report(
     path: RunPath,
-    recipe: Annotated[
-        Path | None, typer.Option(help="A recipe in TOML; the options below go before it.")
-    ] = None,
-    h_min: Annotated[float | None, typer.Option(help="Lower end of the histograms.")] = None,
-    h_max: Annotated[float | None, typer.Option(help="Upper end of the histograms.")] = None,
-    n_bins: Annotated[int | None, typer.Option(help="Number of bins.")] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(help="Patterns of layer names, such as 'conv*,!conv1'; may be repeated."),
-    ] = None,
+    recipe: RecipePath = None,
+    h_min: HMin = None,
+    h_max: HMax = None,
+    n_bins: NBins = None,
+    layers: Layers = None,
     epochs: Annotated[
         str | None, typer.Option(help="Epochs to show, such as 0-3,5; -1 is untrained.")
     ] = None,
@@ -183,7 +187,7 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page to write; else reports/NAME.html.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,
+    overwrite: ReplacePage = False,
 ) -> None:
     """Draw a run as one HTML page, with the recipe that made it beside it."""
     labels = parse_epochs(epochs)
@@ -211,20 +215,15 @@ def report(
 @app.command()
 def compare(
     paths: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two to six recorded runs.")],
-    recipe: Annotated[
-        Path | None, typer.Option(help="A recipe in TOML; the options below go before it.")
-    ] = None,
-    h_min: Annotated[float | None, typer.Option(help="Lower end of the histograms.")] = None,
-    h_max: Annotated[float | None, typer.Option(help="Upper end of the histograms.")] = None,
-    n_bins: Annotated[int | None, typer.Option(help="Number of bins.")] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option(help="Patterns of layer names, such as 'conv*,!conv1'; may be repeated."),
-    ] = None,
+    recipe: RecipePath = None,
+    h_min: HMin = None,
+    h_max: HMax = None,
+    n_bins: NBins = None,
+    layers: Layers = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page to write; else reports/A_vs_B.html.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing page.")] = False,
+    overwrite: ReplacePage = False,
 ) -> None:
     """Draw runs side by side on one scale, and what differs from the first, as one HTML page."""
     patterns = parse_patterns(layers)
@@ -254,9 +253,9 @@ def export(
     layer: Annotated[
         str | None, typer.Option(help="A layer; else the head. Of the wall, patterns; else all.")
     ] = None,
-    h_min: Annotated[float | None, typer.Option(help="Lower end of the histograms.")] = None,
-    h_max: Annotated[float | None, typer.Option(help="Upper end of the histograms.")] = None,
-    n_bins: Annotated[int | None, typer.Option(help="Number of bins.")] = None,
+    h_min: HMin = None,
+    h_max: HMax = None,
+    n_bins: NBins = None,
     epochs: Annotated[
         str | None, typer.Option(help="Epochs such as 0-3,5; of the Twin Peaks one, last or untrained.")
     ] = None,

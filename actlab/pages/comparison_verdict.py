@@ -15,21 +15,21 @@ def verdict(compared: Compared) -> Section:
     """Say what was found in each run, the worst first, and in which runs it was not."""
     found = {name: _by_rule(each) for name, each in compared.verdicts.items()}
     every = {rule: members[0] for by_rule in found.values() for rule, members in by_rule.items()}
-    order = sorted(every, key=lambda rule: min(_worst(by.get(rule, ())) for by in found.values()))
+    worst = {rule: min(_worst(by.get(rule, ())) for by in found.values()) for rule in every}
     context = {
         "names": compared.names,
         "counts": [_counts(each) for each in compared.verdicts.values()],
         "rows": [
             {
                 "name": every[rule].name,
-                "level": LEVELS[min(_worst(by.get(rule, ())) for by in found.values())],
-                "icon": ICONS[LEVELS[min(_worst(by.get(rule, ())) for by in found.values())]],
+                "level": LEVELS[worst[rule]],
+                "icon": ICONS[LEVELS[worst[rule]]],
                 "cells": [
                     _cell(by_rule.get(rule, []), _lacks(compared.verdicts[name], rule))
                     for name, by_rule in found.items()
                 ],
             }
-            for rule in order
+            for rule in sorted(every, key=worst.__getitem__)
         ],
         "ok": ICONS["healthy"],
     }
