@@ -29,6 +29,7 @@ __all__ = ["compare", "open_runs"]
 _Label = TypeVar("_Label", str, int)
 
 _MOMENTS: Final = ("n", "finite", "mean", "std", "min", "max")
+_MOST_LISTED: Final = 8
 
 
 def compare(
@@ -76,8 +77,9 @@ def compare(
           distances from the first run, as `stats.distances`.
 
         Coordinates as `rebin`, and n_rows [run, epoch], the number of batches. The attribute `missing`
-        says in a sentence what single runs lack; missing_layers and missing_epochs (missing_steps) are
-        the lists, by run. Runs recorded on different axes are brought to the coarser one, by sums.
+        says in a sentence what single runs lack, `lacks` the same in phrases by run; missing_layers and
+        missing_epochs (missing_steps) are the lists, by run. Runs recorded on different axes are brought to
+        the coarser one, by sums.
 
     Raises
     ------
@@ -97,7 +99,8 @@ def compare(
     common, missing_layers = _shared("layer", _select(opened, layers))
     rows = {name: run[split].sel(layer=common) for name, run in opened.items()}
     dim = "epoch" if by == "epoch" else "step"
-    labels, missing = _shared(dim, {name: in_order(ds[dim].values)[0] for name, ds in rows.items()})
+    has = {name: in_order(ds[dim].values)[0] for name, ds in rows.items()}
+    labels, missing = _shared(dim, has)
 
     recorded = _coarsest([run.axis for run in opened.values()])
     merge = _epochs if dim == "epoch" else _columns(1 if isinstance(by, str) else by)
@@ -108,9 +111,14 @@ def compare(
         ]
         axis = stats.fit_axis(sum(totals[1:], totals[0]), **choice)
     found = _compare(_side_by_side(list(opened), parts), axis)
-    said: dict[str, Mapping[str, list[Any]]] = {"layer": missing_layers, dim: missing}
-    lists = {f"missing_{what}s": lacking for what, lacking in said.items()}
-    return found.transpose("run", "layer", dim, ...).assign_attrs(missing=_sentence(said), **lists)
+    lists: dict[str, Any] = {"missing_layers": missing_layers, f"missing_{dim}s": missing}
+    lists["lacks"] = {
+        name: _lacking_names(missing_layers[name]) + _lacking_numbers(dim, has, name) for name in opened
+    }
+    said = [f"{name} {each}" for name, lacks in lists["lacks"].items() for each in lacks]
+    return found.transpose("run", "layer", dim, ...).assign_attrs(
+        missing="; ".join(said) or "nothing", **lists
+    )
 
 
 def _compare(pooled: xr.Dataset, axis: LinearAxis | Mapping[str, LinearAxis]) -> xr.Dataset:
@@ -206,19 +214,44 @@ def _shared(what: str, has: Mapping[str, list[_Label]]) -> tuple[list[_Label], d
 def _listing(labels: Iterable[Hashable]) -> str:
     """List some labels, the first eight by name."""
     names = [str(label) for label in labels]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more if names else "none"
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return ", ".join(names[:_MOST_LISTED]) + more if names else "none"
 
 
-def _sentence(missing: Mapping[str, Mapping[str, list[Any]]]) -> str:
-    """Say what single runs lack."""
-    said = [
-        f"{name} lacks {what}{'s' if len(labels) > 1 else ''} {_listing(labels)}"
-        for what, by_run in missing.items()
-        for name, labels in by_run.items()
-        if labels
+def _lacking_names(layers: list[str]) -> list[str]:
+    """Say which layers a run lacks."""
+    return [f"lacks layer{'s' if len(layers) > 1 else ''} {_listing(layers)}"] if layers else []
+
+
+def _lacking_numbers(what: str, has: Mapping[str, list[int]], name: str) -> list[str]:
+    """Say which epochs or steps of all runs one lacks: by a stride, in ranges, or only how many."""
+    known = np.unique(np.concatenate([np.array(labels) for labels in has.values()]))
+    mine = np.sort(has[name])
+    lacking, stride, said = np.setdiff1d(known, mine), _stride(mine), []
+    if stride > 1:
+        inside = (lacking > mine[0]) & (lacking < mine[-1] + stride)
+        said = [f"recorded 1 {what} in {stride:,}"] if inside.any() else []
+        lacking = lacking[~inside]
+    return said + ([f"lacks {_ranges(what, lacking, known)}"] if lacking.size else [])
+
+
+def _stride(labels: NDArray[np.int64]) -> int:
+    """Return the distance of neighbours among ascending labels, 0 where it is not always the same."""
+    gaps = np.unique(np.diff(labels))
+    return int(gaps[0]) if labels.size > 2 and gaps.size == 1 else 0
+
+
+def _ranges(what: str, labels: NDArray[np.int64], known: NDArray[np.int64]) -> str:
+    """Write ascending labels as ranges of neighbours among those known; only how many, if there are many."""
+    starts = np.flatnonzero(np.diff(np.searchsorted(known, labels), prepend=-2) != 1)
+    if starts.size > _MOST_LISTED:
+        return f"{labels.size:,} of {known.size:,} {what}s"
+    spans = np.split(labels, starts[1:])
+    texts = [
+        (" to " if each.size > 2 else ", ").join(f"{end:,}" for end in np.unique(each[[0, -1]]))
+        for each in spans
     ]
-    return "; ".join(said) or "nothing"
+    return f"{what}{'s' if labels.size > 1 else ''} {', '.join(texts)}"
 
 
 def _epochs(ds: xr.Dataset, labels: Sequence[int]) -> xr.Dataset:

@@ -198,12 +198,36 @@ class TestWhatOneLacks:
         assert thin["train"].step.values.tolist() == [0, 4, 8, 12, 16]
         found = actlab.compare([one, thin], axis=VIEW, by="step")
         assert found.step.values.tolist() == [0, 4, 8, 12, 16]
-        assert found.attrs["missing"] == "thin lacks steps 1, 2, 3, 5, 6, 7, 9, 10 and 5 more"
+        assert found.attrs["missing"] == "thin recorded 1 step in 4"
+        assert found.attrs["lacks"] == {"one": [], "thin": ["recorded 1 step in 4"]}
         assert all(not each.any() for each in values_of(found).values())  # the same seed
         columns = actlab.compare([one, thin], axis=VIEW, by=2)
         assert columns.step.values.tolist() == [0, 8, 16]
         assert columns.n_rows.values.tolist() == [[2, 2, 1]] * 2
         assert all(not each.any() for each in values_of(columns).values())
+
+    @pytest.mark.parametrize(
+        ("mine", "said"),
+        [
+            (range(0, 1000, 10), ["recorded 1 step in 10"]),
+            (range(500), ["lacks steps 500 to 999"]),
+            (range(0, 500, 10), ["recorded 1 step in 10", "lacks steps 500 to 999"]),
+            (range(20, 1000, 20), ["recorded 1 step in 20", "lacks steps 0 to 19"]),
+            ([step for step in range(1000) if step not in (3, 7, 8)], ["lacks steps 3, 7, 8"]),
+            ([step for step in range(1000) if step != 3], ["lacks step 3"]),
+            ([step for step in range(1000) if step % 4 < 2], ["lacks 500 of 1,000 steps"]),
+            ([0, 600, 1], ["lacks steps 2 to 599, 601 to 999"]),
+            (range(1000), []),
+        ],
+    )
+    def test_steps_of_a_long_run_are_told_in_few_words(self, mine, said):
+        has = {"mine": list(mine), "all": list(range(1000))}
+        assert comparison._lacking_numbers("step", has, "mine") == said
+        assert comparison._lacking_numbers("step", has, "all") == []
+
+    def test_steps_that_no_run_has_are_not_told(self):
+        has = {"short": list(range(0, 500, 10)), "long": list(range(0, 1000, 10))}
+        assert comparison._lacking_numbers("step", has, "short") == ["lacks steps 500 to 990"]
 
     def test_values(self, record_run):
         rows = [(0, {"fc": np.ones((2, 2))}, None)]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from actlab.axis import LinearAxis
+from actlab.charts.look import asked
 from actlab.errors import SelectionError, nearest_number
 from actlab.peaks.description import head_axis, measure
 from actlab.peaks.pooling import head_layer, marks_of, pool_epoch
@@ -56,7 +57,13 @@ class _Epoch(NamedTuple):
 
 
 def prepare(
-    run: Run, options: ClassOptions | None = None, *, epochs: Sequence[int] | None = None
+    run: Run,
+    options: ClassOptions | None = None,
+    *,
+    epochs: Sequence[int] | None = None,
+    h_min: float | None = None,
+    h_max: float | None = None,
+    n_bins: int | None = None,
 ) -> xr.Dataset | None:
     """Part the outputs of the head by class, unit and label, epoch by epoch.
 
@@ -68,6 +75,10 @@ def prepare(
         The defaults if None.
     epochs : sequence of int, optional
         Epoch labels, -1 for untrained; all recorded in any split by default.
+    h_min, h_max : float, optional
+        Range of the histograms; by default the head's own.
+    n_bins : int, optional
+        Number of bins; by default as many as the smallest class can fill.
 
     Returns
     -------
@@ -90,6 +101,8 @@ def prepare(
     ------
     SelectionError
         If there is no such class.
+    AxisError
+        If the range is empty or too fine.
     """
     chosen = options or ClassOptions()
     if run.head is None:
@@ -103,7 +116,7 @@ def prepare(
     labels, note = _choose(run, last, chosen)
     if len(labels) * len(wanted) > _MOST_PANELS:
         wanted, note = wanted[-1:], f"{note}; the last epoch only".removeprefix("; ")
-    axis = _axis(run, layer, last)
+    axis = asked(_axis(run, layer, last), h_min, h_max, n_bins)
     parts = []
     for epoch in wanted:
         found = last if epoch == wanted[-1] else _read(run, layer, epoch)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import holoviews as hv
 import numpy as np
 import xarray as xr
-from bokeh.models import HoverTool, NumeralTickFormatter
+from bokeh.models import BasicTicker, HoverTool, NumeralTickFormatter
 from pydantic import BaseModel, ConfigDict, Field
 
 from actlab.axis import LinearAxis
@@ -16,8 +16,11 @@ from actlab.charts.columns import Progress, columns
 from actlab.charts.limits import caveats, dropped_steps, layer_info
 from actlab.charts.look import (
     CASING,
+    DOT,
     Hook,
     color_bar,
+    head_of,
+    literal,
     load_backend,
     log_ticks,
     named,
@@ -28,11 +31,10 @@ from actlab.charts.look import (
 )
 from actlab.charts.palette import EPOCH, ZERO, count_limits, log_palette
 from actlab.charts.zooming import Zoom
-from actlab.errors import SelectionError
 from actlab.recipe import validated
 from actlab.run import Run
 
-__all__ = ["ColorfulOptions", "colorful", "draw", "head_of", "prepare"]
+__all__ = ["ColorfulOptions", "colorful", "draw", "prepare"]
 
 _STYLE: Final = {
     "default_tools": ["pan", "box_zoom", "xwheel_zoom", "save", "reset"],
@@ -169,17 +171,18 @@ def draw(data: xr.Dataset, layer: str, options: ColorfulOptions | None = None) -
     title = f"{layer}   ({one['info'].item()})" if chosen.show_layer_info and one["info"].item() else layer
     return overlay.opts(
         hv.opts.Overlay(
-            title=title,
+            title=literal(title),
             xlim=tuple(positions(data, np.array([0, rows])).tolist()),
             ylim=(data.attrs["h_min"], data.attrs["h_max"]),
             xlabel="batch" if data.attrs["step_stride"] else "recorded batch",
             ylabel="activation value",
+            xticks=BasicTicker(min_interval=1),
             xformatter=NumeralTickFormatter(format="0,0"),
             toolbar="above",
             frame_width=chosen.width,
             frame_height=chosen.height,
             fontsize={"title": 13, "labels": 12, "ticks": 11},
-            hooks=[quiet, subtitled("  \N{MIDDLE DOT}  ".join(caveats(one)))],
+            hooks=[quiet, subtitled(DOT.join(caveats(one))), _widen],
             **_STYLE,
         )
     )
@@ -241,17 +244,9 @@ def colorful(
     return hv.DynamicMap(picture, streams=[hv.streams.RangeXY()])
 
 
-def head_of(run: Run) -> str:
-    """Return the head of a run.
-
-    Raises
-    ------
-    SelectionError
-        If it has none.
-    """
-    if run.head is None:
-        raise SelectionError(f"{run.path} has no head: name a layer")
-    return run.head
+def _widen(plot: Any, _: Any) -> None:
+    """Make room for the words at the colour bar, for which Bokeh leaves too little, as a hook."""
+    plot.state.min_border_right = 135
 
 
 def _image(one: xr.Dataset) -> hv.Image:

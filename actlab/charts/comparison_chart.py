@@ -134,8 +134,10 @@ def prepare(
     Returns
     -------
     columns : xarray.Dataset
-        share [run, layer, step, bin]: float32, of `actlab.compare` by columns; the attributes k and
-        last_step are the number of batches in one and the step of the last batch.
+        share [run, layer, step, bin]: float32, of `actlab.compare` by columns; the coordinate `last`
+        [step] is the step of the last batch of each; the attributes `unit` and k say what a column holds:
+        "batch" and how many. Columns are single epochs, unit "epoch", and `step` and `last` their labels,
+        where the runs share so few of their batches that epochs tell more.
     epochs : xarray.Dataset
         share [run, layer, epoch, bin]: float32; n, mean, std and the distances [run, layer, epoch].
 
@@ -144,22 +146,32 @@ def prepare(
     Raises
     ------
     SelectionError
-        If the runs have no layer, epoch or step in common.
+        If the runs have no layer or no epoch in common.
     AxisError
         If they were recorded on axes that share no exponent.
     """
     chosen = options or ComparisonOptions()
-    common = set.intersection(*(set(run["train"]["step"].values.tolist()) for run in runs.values()))
-    k = cells_per_pixel(max(len(common), 1), chosen.detail_width)
+    by_epoch = comparison.compare(runs, axis=axis, layers=layers)[["share", "n", "mean", "std", *_DISTANCES]]
+    by_epoch["share"] = by_epoch["share"].astype(np.float32)
+    steps = [set(run["train"]["step"].values.tolist()) for run in runs.values()]
+    common = set.intersection(*steps)
+    if len(common) <= by_epoch.sizes["epoch"] and len(common) < min(map(len, steps)):
+        epochs = _computed(by_epoch, "comparing epochs", progress)
+        columns = epochs[["share"]].sortby("epoch").rename(epoch="step")
+        return _with_last(columns, columns["step"].values, 1).assign_attrs(unit="epoch"), epochs
+    k = cells_per_pixel(len(common), chosen.detail_width)
     by_column = comparison.compare(runs, axis=axis, layers=layers, by=k)
-    by_epoch = comparison.compare(runs, axis=axis, layers=layers)
-    columns = (
-        by_column[["share"]].astype(np.float32).assign_attrs(by_column.attrs, k=k, last_step=max(common))
-    )
-    epochs = by_epoch[["share", "n", "mean", "std", *_DISTANCES]]
-    epochs["share"] = epochs["share"].astype(np.float32)
+    columns = by_column[["share"]].astype(np.float32).assign_attrs(by_column.attrs)
     # One after the other: together they would share what they read, and hold three times the memory.
-    return _computed(columns, "comparing columns", progress), _computed(epochs, "comparing epochs", progress)
+    columns = _computed(columns, "comparing columns", progress)
+    epochs = _computed(by_epoch, "comparing epochs", progress)
+    return _with_last(columns, np.sort(list(common)), k).assign_attrs(unit="batch"), epochs
+
+
+def _with_last(columns: xr.Dataset, labels: NDArray[np.int64], k: int) -> xr.Dataset:
+    """Add the last label of each column of k."""
+    last = labels[np.minimum(np.arange(k - 1, labels.size + k - 1, k), labels.size - 1)]
+    return columns.assign_coords(last=("step", last)).assign_attrs(k=k)
 
 
 def _computed(data: xr.Dataset, stage: str, progress: Callable[[str, int, int], None] | None) -> xr.Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,10 +11,11 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from actlab.charts import colorful_chart, twin_peaks_chart, wall_chart
-from actlab.charts.colorful_chart import ColorfulOptions, head_of
-from actlab.charts.look import view
-from actlab.charts.printed import colorful_figure, twin_peaks_figure, wall_figure
+from actlab.charts import class_panels, colorful_chart, twin_peaks_chart, wall_chart
+from actlab.charts.class_panels import PanelOptions
+from actlab.charts.colorful_chart import ColorfulOptions
+from actlab.charts.look import head_of, view
+from actlab.charts.printed import class_figure, colorful_figure, twin_peaks_figure, wall_figure
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
 from actlab.charts.wall_chart import WallOptions
 from actlab.errors import RecipeError, StoreError, nearest
@@ -58,13 +60,13 @@ def export(
     path : str or pathlib.Path
         The file, ``.png`` (two pixels for each of the screen) or ``.svg`` (text and lines as such, the
         counts as an image without loss). Missing folders are made.
-    chart : "colorful", "twin_peaks" or "wall"
+    chart : "colorful", "per_class", "twin_peaks" or "wall"
         Which one.
     overwrite : bool
         Replace an existing file.
     **options
         What the function of that name in `actlab.charts` takes: `layer`, `h_min`, `h_max`, `n_bins`,
-        `epochs` (Twin Peaks: `epoch`; the wall: `layers`), and fields of the chart's options.
+        `epochs` (Twin Peaks and per class: `epoch`; the wall: `layers`), and fields of the chart's options.
 
     Returns
     -------
@@ -86,7 +88,8 @@ def export(
     if chart not in _CHARTS:
         raise RecipeError(f"no chart {chart!r}: {nearest(chart, _CHARTS)}")
     opened = run if isinstance(run, Run) else open_run(run)
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a PNG has a box for it, an SVG the letter
         mpl.rcdefaults()
         mpl.rcParams.update(_LOOK)
         data = _encode(_CHARTS[chart](opened, **options), target.suffix.lower())
@@ -174,8 +177,24 @@ def _wall(
     return wall_figure(data, chosen, Path(name_of(run.path)).stem)
 
 
+def _per_class(
+    run: Run,
+    epoch: str | int = "last",
+    *,
+    h_min: float | None = None,
+    h_max: float | None = None,
+    n_bins: int | None = None,
+    **options: Any,
+) -> Figure:
+    """Draw `class_panels.per_class` of the same arguments."""
+    chosen = validated(PanelOptions, options)
+    data = class_panels.survey(run, epoch, chosen, h_min=h_min, h_max=h_max, n_bins=n_bins)
+    return class_figure(data, chosen)
+
+
 _CHARTS: Final[dict[str, Callable[..., Figure]]] = {
     "colorful": _colorful,
+    "per_class": _per_class,
     "twin_peaks": _twin_peaks,
     "wall": _wall,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import xarray as xr
@@ -21,6 +21,9 @@ from actlab.store.splits import places
 __all__ = ["Kept", "Pooled", "keep"]
 
 _Floats = NDArray[np.float64]
+
+_BAND: Final = 1024
+"""Rows summed at once."""
 
 Pooled = Callable[[LinearAxis], Rebinned]
 """Columns of rows; called with bins it returns their means per row, [column, bin] and [column]."""
@@ -41,7 +44,8 @@ def keep(run: Run, layer: str, split: str, rows: NDArray[np.int64]) -> Kept:
     Returns
     -------
     Kept
-        4 byte for each row and each bucket that ever held a value, or the raw outputs.
+        As many bytes as the largest count needs, 1 to 8, for each row and each bucket that ever held a
+        value; or the raw outputs.
     """
     recorded = run[split].sel(layer=[layer])
     found = run.values(layer, split, rows)
@@ -85,10 +89,13 @@ class _Buckets:
         for where, block in row_blocks(recorded["counts"], numbers):
             filled = np.flatnonzero(block.any(axis=(0, 1)))
             used[filled] = True
-            parts.append((where, filled, block[:, 0, filled]))
+            part = block[:, 0, filled]
+            parts.append((where, filled, part.astype(np.min_scalar_type(part.max(initial=0)))))
         self._used, place = np.flatnonzero(used), np.cumsum(used) - 1
-        self._counts = np.zeros((numbers.size, self._used.size), recorded["counts"].dtype)
-        for where, filled, part in parts:
+        kind = np.result_type(np.uint8, *(part.dtype for _, _, part in parts))
+        self._counts = np.zeros((numbers.size, self._used.size), kind)
+        while parts:  # a part is forgotten once it is copied
+            where, filled, part = parts.pop()
             self._counts[where, place[filled]] = part
         ends = np.isin(self._used, [0, used.size - 2, used.size - 1])
         self.nonfinite = self._counts[:, ends].sum(axis=1, dtype=np.float64)
@@ -99,7 +106,10 @@ class _Buckets:
         if self._used.size:
             neighbours = int(rows[-1] - rows[0]) == rows.size - 1  # then a view will do
             chosen = self._counts[rows[0] : rows[-1] + 1] if neighbours else self._counts[rows]
-            pooled[:, self._used] = mean_cells(chosen, k, 1)
+            is_one = rows.size <= k  # a single column needs no raster, and none of its copies
+            pooled[:, self._used] = (
+                chosen.mean(axis=0, dtype=np.float64) if is_one else mean_cells(chosen, k, 1)
+            )
         return partial(rebin_array, pooled, *self._ends)
 
     def classes(self, axis: LinearAxis) -> NDArray[np.unsignedinteger[Any]]:
@@ -113,7 +123,11 @@ class _Buckets:
         starts = np.flatnonzero(np.diff(code, prepend=-3))
         if not starts.size:  # never called
             return np.zeros((len(self._counts), 1), np.uint64)
-        return np.add.reduceat(self._counts, starts, axis=1, dtype=np.uint64)
+        found = np.empty((len(self._counts), starts.size), np.uint64)
+        for first in range(0, len(found), _BAND):  # numpy makes a copy in 8 bytes of what it sums
+            band = slice(first, first + _BAND)
+            np.add.reduceat(self._counts[band], starts, axis=1, dtype=np.uint64, out=found[band])
+        return found
 
 
 class _Values:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from html import escape
 from typing import Any, Final
 
 import holoviews as hv
 import xarray as xr
-from bokeh.models import FixedTicker
+from bokeh.models import FixedTicker, PlainText
 from bokeh.models.annotations import Title
 from numpy.typing import NDArray
 
 from actlab.axis import LinearAxis
+from actlab.errors import SelectionError, nearest
 from actlab.run import Run
 from actlab.stats import default_range
 
-__all__ = ["CASING", "FONT", "Hook", "color_bar", "load_backend", "log_ticks", "named", "positions"]
-__all__ += ["quiet", "subtitled", "view"]
+__all__ = ["CASING", "DOT", "FONT", "Hook", "asked", "color_bar", "head_of", "layout_title", "literal"]
+__all__ += ["load_backend", "log_ticks", "named", "positions", "quiet", "subtitled", "view"]
 
 FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', Helvetica, Arial, sans-serif"
 CASING: Final = {"color": "#000000", "line_width": 3.4}
 """Look of the wider line under a white one: together they can be seen on any colour."""
+
+DOT: Final = "  \N{MIDDLE DOT}  "
+"""Stands between what a chart says about itself."""
 
 Hook = Callable[[Any, Any], None]
 """Called by HoloViews with the plot, once it is made, and its element."""
@@ -37,6 +42,35 @@ def view(run: Run, h_min: float | None, h_max: float | None, n_bins: int) -> Lin
     """
     low, high = default_range(run) if h_min is None or h_max is None else (h_min, h_max)
     return LinearAxis(low if h_min is None else h_min, high if h_max is None else h_max, n_bins)
+
+
+def asked(axis: LinearAxis, h_min: float | None, h_max: float | None, n_bins: int | None) -> LinearAxis:
+    """Return the bins asked for; what is not said is that of an axis.
+
+    Raises
+    ------
+    AxisError
+        If the range is empty, not finite, or too fine.
+    """
+    return LinearAxis(
+        axis.h_min if h_min is None else h_min,
+        axis.h_max if h_max is None else h_max,
+        axis.n_bins if n_bins is None else n_bins,
+    )
+
+
+def head_of(run: Run) -> str:
+    """Return the head of a run.
+
+    Raises
+    ------
+    SelectionError
+        If it has none.
+    """
+    if run.head is None:
+        said = "name a layer, in Python layer=NAME, else --layer NAME"
+        raise SelectionError(f"{run.path} has no head: {said}; {nearest('', run.names)}")
+    return run.head
 
 
 def load_backend() -> None:
@@ -63,8 +97,10 @@ def quiet(plot: Any, _: Any) -> None:
     figure.output_backend = "canvas"
     figure.toolbar.logo = None
     figure.title.text_font = FONT
+    figure.title.text = _plain(figure.title.text)
     figure.outline_line_color = "#d5d9de"
     for axis in figure.axis:
+        axis.axis_label = _plain(axis.axis_label)
         axis.axis_label_text_font = axis.major_label_text_font = FONT
         axis.axis_label_text_font_style = "normal"
         axis.axis_line_color = axis.minor_tick_line_color = None
@@ -83,9 +119,32 @@ def subtitled(text: str) -> Hook:
             line = Title(name="subtitle", text_color="#5b6570", text_font=FONT, text_font_style="normal")
             line.text_font_size = "11px"
             plot.state.add_layout(line, "above")
-        line.text = text
+        line.text = _plain(text)
 
     return hook
+
+
+def _plain(text: Any) -> Any:
+    """Keep Bokeh from taking a name like $$x$$ for a formula."""
+    is_formula = isinstance(text, str) and any(start in text for start in ("$$", r"\(", r"\["))
+    return PlainText(text=text) if is_formula else text
+
+
+def literal(text: str) -> str:
+    """Return a title that HoloViews, which formats it, writes as it is."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def layout_title(said: Iterable[str]) -> str:
+    """Return what is said above several pictures, which HoloViews formats and sets as HTML.
+
+    Parameters
+    ----------
+    said : iterable of str
+        Plain text; names of layers may be anything.
+    """
+    style = f"color:#5b6570;background:#fff;font-weight:normal;font-family:{FONT}"
+    return literal(f'<span style="{style}">{escape(DOT.join(said))}</span>')
 
 
 def log_ticks(low: float, high: float) -> dict[float, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from actlab.run import Run
 from actlab.steps.blocks import row_blocks
 from actlab.steps.merging import in_order, last_quarter
 
-__all__ = ["columns_with_slots", "read_window", "slot_axis", "sum_totals"]
+__all__ = ["Sample", "columns_with_slots", "read_sample", "read_window", "slot_axis", "sum_totals"]
 
 _RAW_BITS: Final = 10
 
@@ -116,6 +116,75 @@ def _add_raw(run: Run, rows: NDArray[np.int64], k: int, sums: SlotSums) -> None:
         after = np.flatnonzero(np.isin(of_valid, labels))
         if after.size and is_kept(run, "valid"):
             stream("valid", after, {"valid": np.argmax(of_valid[after, None] == labels, axis=1)})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few columns of a run: neighbours, two by two.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    k : int
+        Batches per column.
+    rows, column_of : numpy.ndarray
+        Numbers of the training rows read, and the column of each [row].
+    pairs : numpy.ndarray
+        The columns [pair, 2]; twice the same one where there is but one.
+    counts : dict of str to numpy.ndarray
+        Sums of each layer [column read, bucket].
+    """
+
+    run: Run
+    k: int
+    rows: NDArray[np.int64]
+    column_of: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    counts: dict[str, Counts]
+
+    def sums(self, name: str, slots: Slots) -> Counts:
+        """Return the sums of a layer over finite slots of its `slot_axis` [slot in use, pair, 2]."""
+        if slots.axis == self.run.axis:
+            merged = slots.merge(self.counts[name])
+        else:  # raw outputs
+            columns: list[Counts] = []
+            pool = Pool(self.column_of, lambda _, total: columns.append(total[0]))
+            for where, block in raw_slots(self.run, "train", self.rows, slots):
+                pool.add(where, block)
+            merged = np.stack(columns)
+        filled = np.flatnonzero(merged[:, 1:-2].any(axis=0)) + 1
+        used = merged[:, filled[0] : filled[-1] + 1] if filled.size else merged[:, :0]
+        return used.T[:, np.searchsorted(np.unique(self.pairs), self.pairs)]
+
+
+def read_sample(run: Run, layers: Sequence[str], rows: NDArray[np.int64], *, k: int, places: int) -> Sample:
+    """Read a few columns of the training.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    layers : sequence of str
+        Names.
+    rows : numpy.ndarray
+        Numbers of all training rows [row], ascending.
+    k : int
+        Batches per column.
+    places : int
+        So many pairs of columns at most, evenly spread.
+    """
+    n_columns = -(-rows.size // k)
+    first = np.unique((2 * np.arange(places) + 1) * (n_columns - 1) // (2 * places))
+    pairs = np.stack([first, np.minimum(first + 1, n_columns - 1)], axis=1)
+    column_of = np.arange(rows.size) // k
+    read = np.isin(column_of, pairs)
+    columns: list[Counts] = []
+    pool = Pool(column_of[read], lambda _, total: columns.append(total))
+    for where, block in row_blocks(run["train"]["counts"].sel(layer=list(layers)), rows[read]):
+        pool.add(where, block)
+    counts = dict(zip(layers, np.stack(columns, axis=1), strict=True))
+    return Sample(run, k, rows[read], column_of[read], pairs, counts)
 
 
 def read_window(run: Run, name: str, rows: NDArray[np.int64], part: LayerSlots) -> NDArray[Any]:

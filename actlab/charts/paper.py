@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,13 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from actlab.charts.look import DOT
 from actlab.charts.palette import log_palette
 
-__all__ = ["INK", "LINE", "Scale", "Sheet", "count_image"]
+__all__ = ["INK", "LINE", "Scale", "Sheet", "count_image", "fitted"]
 
 Scale = tuple[float, float, float]
 """Ends low and high of a log scale, and where its pale colours end; see `palette.log_palette`."""
@@ -30,6 +34,58 @@ _FRAME: Final = "#8a949e"
 _INCH: Final = 96
 _BAR: Final = 12
 _BAR_HEIGHT: Final = 420
+_BIG: Final = 14
+_SMALL: Final = 10.5
+_LINE: Final = 16
+"""Pixels from line to line."""
+_EDGE: Final = 10
+_SPACED: Final = 1.06
+"""Letters set on whole pixels take a little more room than they measure."""
+_KEY: Final = 2 + 0.6 + 1.4
+"""What a key takes beside its text: a line, and the room around it, in sizes of the letters."""
+
+
+def _width(text: str, pixels: float, weight: str = "normal") -> float:
+    """Return how wide a text is in pixels, written in letters of a size in pixels."""
+    letters = FontProperties(size=pixels * LINE, weight=weight)
+    across, _, _ = TextToPath().get_text_width_height_descent(text, letters, ismath=False)
+    return _SPACED * float(across) / LINE
+
+
+def fitted(text: str, pixels: float, room: float, weight: str = "normal") -> str:
+    """Return a text, cut where it is too wide.
+
+    Parameters
+    ----------
+    text : str
+        A single line.
+    pixels, room : float
+        Size of the letters, and most width, in pixels.
+    weight : "normal" or "bold"
+        Of the letters.
+    """
+
+    def cut(n: int) -> str:
+        return f"{text[:n].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+
+    if _width(text, pixels, weight) <= room:
+        return text
+    return cut(max(bisect(range(len(text)), room, key=lambda n: _width(cut(n), pixels, weight)) - 1, 0))
+
+
+def _wrapped(parts: Sequence[str], room: float) -> list[str]:
+    """Set parts of a text in lines; one that is too wide for a line is parted at its words."""
+    lines: list[str] = []
+    for part in parts:
+        between = DOT
+        for piece in [part] if _width(part, _SMALL) <= room else part.split():
+            longer = f"{lines[-1]}{between}{piece}" if lines else piece
+            if lines and _width(longer, _SMALL) <= room:
+                lines[-1] = longer
+            else:
+                lines.append(fitted(piece, _SMALL, room))
+            between = " "
+    return lines
 
 
 class Sheet:
@@ -39,38 +95,64 @@ class Sheet:
     ----------
     width, height : int
         Size of what is inside the margins.
-    left, right, top, bottom : int
-        The margins.
+    left, right, bottom : int
+        The margins; that above grows with what `head` writes.
     """
 
-    def __init__(self, width: int, height: int, *, left: int, right: int, top: int, bottom: int) -> None:
-        self.size = left + width + right, top + height + bottom
-        self._left, self._top, self._inside = left, top, (width, height)
-        self.figure = Figure((self.size[0] / _INCH, self.size[1] / _INCH), facecolor="white")
+    def __init__(self, width: int, height: int, *, left: int, right: int, bottom: int) -> None:
+        self._left, self._right, self._bottom, self._inside = left, right, bottom, (width, height)
+        self._places: list[tuple[Axes, tuple[float, float, float, float]]] = []
+        self.figure = Figure(facecolor="white")
 
     def place(self, x: float, y: float, width: float, height: float) -> Axes:
         """Return axes at some pixels right of and below the inner corner."""
-        across, down = self.size
-        top = down - self._top - y
-        box = ((self._left + x) / across, (top - height) / down, width / across, height / down)
-        axes = self.figure.add_axes(box)
+        axes = self.figure.add_axes((0, 0, 1, 1), label=str(len(self._places)))
+        self._places.append((axes, (x, y, width, height)))
         axes.spines[:].set_color(_FRAME)
         axes.spines[:].set_linewidth(0.6 * LINE)
         axes.tick_params(colors=INK, labelsize=11 * LINE, length=3, width=0.6 * LINE, color=_FRAME)
         return axes
 
-    def write(self, title: str, lines: list[str]) -> None:
-        """Write the title, and smaller lines under it, from the left edge of what is inside."""
-        for number, text in enumerate((title, *lines)):
+    def head(self, title: str, said: Sequence[str], keys: Sequence[Line2D] = ()) -> None:
+        """Write the title, what is said under it, and what explains the lines; then the sheet is done.
+
+        The keys stand right of the title where there is room for both, else under all.
+        """
+        width, height = self._inside
+        across = self._left + width + self._right
+        room = across - self._left - _EDGE
+        name, lines = fitted(title, _BIG, room, "bold"), _wrapped(said, room)
+        items = [_KEY * _SMALL + _width(str(key.get_label()), _SMALL) for key in keys]
+        is_beside = _width(name, _BIG, "bold") + 2 * _SMALL + sum(items) <= width
+        columns = len(items) if is_beside else max(int(room // max([*items, 1])), 1)
+        top = 22 + _LINE * (len(lines) + (0 if is_beside else -(-len(items) // columns))) + 12
+        self._settle(across, top)
+        for number, text in enumerate((name, *lines)):
             big = number == 0
             self.figure.text(
-                self._left / self.size[0],
-                1 - (22 if big else 22 + 16 * number) / self.size[1],
+                self._left / across,
+                1 - (22 + _LINE * number) / (top + height + self._bottom),
                 text,
-                fontsize=(14 if big else 10.5) * LINE,
+                fontsize=(_BIG if big else _SMALL) * LINE,
                 fontweight="bold" if big else "normal",
                 color=INK if big else _QUIET,
             )
+        if keys:
+            x, y = (self._left + width, 10) if is_beside else (self._left, 30 + _LINE * len(lines))
+            self.figure.legend(
+                handles=list(keys), loc="upper right" if is_beside else "upper left", ncols=columns,
+                bbox_to_anchor=(x / across, 1 - y / (top + height + self._bottom)), frameon=False,
+                borderaxespad=0, borderpad=0, fontsize=_SMALL * LINE, labelcolor=_QUIET, columnspacing=1.4,
+                handletextpad=0.6, labelspacing=0.35,
+            )  # fmt: skip
+
+    def _settle(self, across: int, top: float) -> None:
+        """Give the figure its size and each of the axes its place."""
+        down = top + self._inside[1] + self._bottom
+        self.figure.set_size_inches(across / _INCH, down / _INCH)
+        for axes, (x, y, width, height) in self._places:
+            box = ((self._left + x) / across, (down - top - y - height) / down, width / across, height / down)
+            axes.set_position(box)
 
     def color_bar(self, scale: Scale, labels: dict[float, str], title: str) -> None:
         """Draw the colour bar of a scale right of what is inside."""
@@ -81,15 +163,6 @@ class Sheet:
         bar.set_ticks(list(labels), labels=list(labels.values()))
         axes.spines[:].set_visible(False)
         bar.set_label(title, fontsize=11 * LINE, color=INK)
-
-    def key(self, handles: Sequence[Line2D]) -> None:
-        """Explain lines, right-aligned on the line of the title."""
-        place = ((self._left + self._inside[0]) / self.size[0], 1 - 10 / self.size[1])
-        look = {"fontsize": 10.5 * LINE, "labelcolor": _QUIET, "columnspacing": 1.4, "handletextpad": 0.6}
-        self.figure.legend(
-            handles=list(handles), loc="upper right", bbox_to_anchor=place, ncols=len(handles), frameon=False,
-            borderaxespad=0, borderpad=0, **look,
-        )  # fmt: skip
 
 
 def _colors(scale: Scale) -> dict[str, Any]:

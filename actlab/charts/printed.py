@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from actlab.charts import limits, wall_chart
+from actlab.charts import class_panels, limits, wall_chart
+from actlab.charts.class_panels import PanelOptions
 from actlab.charts.colorful_chart import ColorfulOptions
 from actlab.charts.look import log_ticks, positions
 from actlab.charts.palette import EPOCH, SETS, ZERO
-from actlab.charts.paper import INK, LINE, Scale, Sheet, count_image
+from actlab.charts.paper import INK, LINE, Scale, Sheet, count_image, fitted
 from actlab.charts.twin_peaks_chart import (
     LABELS,
     MARK,
@@ -27,9 +28,8 @@ from actlab.charts.twin_peaks_chart import (
 )
 from actlab.charts.wall_chart import USUAL_COLS, WallOptions
 
-__all__ = ["colorful_figure", "twin_peaks_figure", "wall_figure"]
+__all__ = ["class_figure", "colorful_figure", "twin_peaks_figure", "wall_figure"]
 
-_DOT: Final = "  \N{MIDDLE DOT}  "
 _THOUSANDS: Final = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 
@@ -48,7 +48,7 @@ def colorful_figure(data: xr.Dataset, options: ColorfulOptions) -> Figure:
     matplotlib.figure.Figure
     """
     one = data.isel(layer=0)
-    sheet = Sheet(options.width, options.height, left=66, right=122, top=50, bottom=48)
+    sheet = Sheet(options.width, options.height, left=60, right=100, bottom=48)
     axes = sheet.place(0, 0, options.width, options.height)
     counts = one["counts"].transpose("bin", "column").values
     last = int(one["first_row"][0]) + one.sizes["column"] * data.attrs["batches_per_column"]
@@ -63,13 +63,11 @@ def colorful_figure(data: xr.Dataset, options: ColorfulOptions) -> Figure:
     axes.set_xlabel("batch" if data.attrs["step_stride"] else "recorded batch", fontsize=11 * LINE)
     axes.set_ylabel("activation value", fontsize=11 * LINE)
     axes.xaxis.set_major_formatter(_THOUSANDS)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(options.width // 110, 2)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(options.width // 90, 2)))
     sheet.color_bar((low, high, 1), log_ticks(low, high), "count per batch")
     name, info = str(one["layer"].values), str(one["info"].values)
-    sheet.write(
-        f"{name}   ({info})" if options.show_layer_info and info else name, [_DOT.join(limits.caveats(one))]
-    )
-    sheet.key(keys)
+    title = f"{name}   ({info})" if options.show_layer_info and info else name
+    sheet.head(title, limits.caveats(one), keys)
     return sheet.figure
 
 
@@ -134,7 +132,7 @@ def twin_peaks_figure(data: xr.Dataset, options: TwinPeaksOptions) -> Figure:
     one = data.isel(epoch=0)
     label = int(one["epoch"])
     reference = one.sel(split=reference_split(one))
-    sheet = Sheet(options.width, options.height, left=66, right=22, top=50, bottom=48)
+    sheet = Sheet(options.width, options.height, left=66, right=22, bottom=48)
     axes = sheet.place(0, 0, options.width, options.height)
     axes.grid(color="#e4e7ea", linewidth=0.8 * LINE)
     axes.set_axisbelow(True)
@@ -158,12 +156,12 @@ def twin_peaks_figure(data: xr.Dataset, options: TwinPeaksOptions) -> Figure:
     _marks(axes, reference, top)
     axes.set_xlim(data.attrs["h_min"], data.attrs["h_max"])
     axes.set_ylim(0, top)
-    axes.set_xlabel(f"value of {data.attrs['layer']}", fontsize=11 * LINE)
+    said = fitted(f"value of {data.attrs['layer']}", 11, options.width)
+    axes.set_xlabel(said, fontsize=11 * LINE)
     axes.set_ylabel("share of values per bin", fontsize=11 * LINE)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     when = "untrained" if label < 0 else f"epoch {label}"
-    sheet.write(f"{data.attrs['layer']}, {when}", [_DOT.join(caveats(one))])
-    sheet.key(keys)
+    sheet.head(f"{data.attrs['layer']}, {when}", caveats(one), keys)
     return sheet.figure
 
 
@@ -210,52 +208,98 @@ def wall_figure(data: xr.Dataset, options: WallOptions, title: str) -> Figure:
     gap, head = 14, 40 if options.show_layer_info else 26
     step = options.tile_width + gap, options.tile_height + head
     size = across * step[0] - gap, down * step[1]
-    sheet = Sheet(*size, left=66, right=122, top=46, bottom=34)
+    sheet = Sheet(*size, left=60, right=110, bottom=34)
     low, high, one = (data.attrs[name] for name in ("low", "high", "one"))
     for number, name in enumerate(data["layer"].values):
         row, column = divmod(number, across)
         axes = sheet.place(column * step[0], row * step[1] + head, options.tile_width, options.tile_height)
         tile = data.sel(layer=name)
         _tile(axes, tile, (low, high, one))
-        axes.tick_params(labelleft=column == 0, labelbottom=number + across >= data.sizes["layer"])
+        _ends(axes, tile.attrs["start"], tile.attrs["stop"], shown=number + across >= data.sizes["layer"])
+        axes.xaxis.set_major_formatter(_THOUSANDS)
+        axes.tick_params(labelleft=column == 0)
         lines = [str(name), *([str(tile["info"].values)] if options.show_layer_info else [])]
         _name(axes, lines, options.tile_width)
     sheet.color_bar((low, high, one), wall_chart.share_ticks(low, high), "share of the values per bin")
-    sheet.write(title, [_DOT.join(wall_chart.caveats(data))])
+    sheet.head(title, wall_chart.caveats(data))
     return sheet.figure
 
 
 def _tile(axes: Axes, tile: xr.Dataset, scale: Scale) -> None:
     """Draw one tile."""
     low, high = tile.attrs["h_min"], tile.attrs["h_max"]
-    start, stop, end = (tile.attrs[name] for name in ("start", "stop", "end"))
+    start, end = tile.attrs["start"], tile.attrs["end"]
     top = float(tile["upper"][-1])
     count_image(axes, tile["share"].transpose("y", "x").values, scale, (start, end, low, top))
     if low <= 0 <= high:
         axes.axhline(0, color=ZERO, linewidth=LINE)
-    axes.set_xlim(start, stop)
     axes.set_ylim(low, high)
     axes.set_yticks([low, high])
-    axes.set_xticks([start, stop])
-    axes.xaxis.set_major_formatter(_THOUSANDS)
-    axes.tick_params(labelsize=9 * LINE)
-    first, final = axes.get_xticklabels()  # else those of neighbours touch
-    first.set_horizontalalignment("left")
-    final.set_horizontalalignment("right")
 
 
 def _name(axes: Axes, lines: list[str], width: int) -> None:
     """Write name and kind of a layer over its tile, cut to fit."""
-    most = int(width / 5.4)
-    short = [text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}" for text in lines]
-    for number, text in enumerate(short[::-1]):
+    for number, text in enumerate(lines[::-1]):
+        weight = "bold" if number == len(lines) - 1 else "normal"
         axes.annotate(
-            text,
+            fitted(text, 9, width, weight),
             (0, 1),
             (0, (5 + 12 * number) * LINE),
             xycoords="axes fraction",
             textcoords="offset points",
             fontsize=9 * LINE,
-            fontweight="bold" if number == len(short) - 1 else "normal",
+            fontweight=weight,
             color=INK,
         )
+
+
+def class_figure(data: xr.Dataset, options: PanelOptions) -> Figure:
+    """Draw YES and NO of each class on one scale.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What `class_panels.survey` returned.
+    options : PanelOptions
+        What to show, and the sizes.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    panels = data.sizes["label"]
+    across = min(options.cols, panels)
+    gap, head = 14, 40
+    step = options.panel_width + gap, options.panel_height + head
+    sheet = Sheet(across * step[0] - gap, -(-panels // across) * step[1], left=20, right=20, bottom=34)
+    top = 1.05 * class_panels.tallest(data)
+    for number in range(panels):
+        row, column = divmod(number, across)
+        one = data.isel(label=number)
+        axes = sheet.place(column * step[0], row * step[1] + head, options.panel_width, options.panel_height)
+        axes.axvline(0, color=ZERO, linewidth=LINE)
+        for truth, color, alpha in class_panels.SIDES:
+            x, y = class_panels.outline(one, truth)
+            axes.fill_between(x, y, color=color, alpha=alpha, linewidth=0)
+            axes.plot(x, y, color=color, linewidth=1.2 * LINE)
+        axes.set_ylim(0, top)
+        axes.set_yticks([])
+        _ends(axes, data.attrs["h_min"], data.attrs["h_max"], shown=number + across >= panels)
+        _name(axes, [str(one["name"].values), class_panels.panel_words(one)], options.panel_width)
+    when = f"epoch {int(data['epoch'])}" if data["epoch"] >= 0 else "untrained"
+    keys = [
+        Line2D([], [], color=color, linewidth=2 * LINE, label=truth.upper())
+        for truth, color, _ in class_panels.SIDES[::-1]
+    ]
+    sheet.head(f"{data.attrs['layer']}, {when}", class_panels.caveats(data), keys)
+    return sheet.figure
+
+
+def _ends(axes: Axes, left: float, right: float, *, shown: bool) -> None:
+    """Mark the two ends of the x axis only, inwards, else those of neighbours touch."""
+    axes.set_xlim(left, right)
+    axes.set_xticks([left, right])
+    first, final = axes.get_xticklabels()
+    first.set_horizontalalignment("left")
+    final.set_horizontalalignment("right")
+    axes.tick_params(labelsize=9 * LINE, labelbottom=shown)

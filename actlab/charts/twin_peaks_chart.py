@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Annotated, Any, Final
 
 import holoviews as hv
@@ -15,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from actlab import peaks
 from actlab.axis import LinearAxis
 from actlab.charts.limits import percent
-from actlab.charts.look import load_backend, named, quiet, subtitled
+from actlab.charts.look import DOT, asked, head_of, literal, load_backend, named, quiet, subtitled
 from actlab.charts.palette import SETS, ZERO
 from actlab.charts.zooming import nested
 from actlab.errors import SelectionError, nearest
+from actlab.peaks.pooling import pool_epoch
 from actlab.recipe import validated
 from actlab.run import Run
 from actlab.schema import SPLITS
@@ -29,6 +31,8 @@ __all__ += ["readable_axis", "reference_split", "shown_splits", "survey", "twin_
 
 LABELS: Final = {"train": "train, last quarter", "valid": "validation", "test": "test"}
 MARK: Final = "#3d4650"
+
+_Histogram = Callable[[LinearAxis], xr.Dataset]
 
 
 class TwinPeaksOptions(BaseModel):
@@ -160,7 +164,7 @@ def draw(data: xr.Dataset, epoch: str | int = "last", options: TwinPeaksOptions 
     one = data.sel(epoch=label)
     splits = shown_splits(one)
     reference = one.sel(split=reference_split(one))
-    top = 1.15 * float(one["curves"].max())
+    top = 1.15 * float(one["curves"].max()) or 1.0
     overlay = hv.Overlay([hv.VLine(0).opts(color=ZERO, line_width=1.2, hooks=[named("zero")])])
     if chosen.show_truth and reference["yes"].notnull().any():
         overlay *= _area(reference, "no") * _area(reference, "yes")
@@ -170,7 +174,7 @@ def draw(data: xr.Dataset, epoch: str | int = "last", options: TwinPeaksOptions 
     when = "untrained" if label < 0 else f"epoch {label}"
     return overlay.opts(
         hv.opts.Overlay(
-            title=f"{data.attrs['layer']}, {when}",
+            title=literal(f"{data.attrs['layer']}, {when}"),
             xlim=(data.attrs["h_min"], data.attrs["h_max"]),
             ylim=(0, top),
             xlabel=f"value of {data.attrs['layer']}",
@@ -185,7 +189,7 @@ def draw(data: xr.Dataset, epoch: str | int = "last", options: TwinPeaksOptions 
             fontsize={"title": 13, "labels": 12, "ticks": 11, "legend": 11},
             default_tools=["save", "xbox_zoom", "reset"],
             toolbar="above",
-            hooks=[quiet, subtitled("  \N{MIDDLE DOT}  ".join(caveats(one)))],
+            hooks=[quiet, subtitled(DOT.join(caveats(one)))],
         )
     )
 
@@ -218,16 +222,8 @@ def survey(
     AxisError
         If the range is empty or too fine.
     """
-    name = run.head if layer is None else layer
-    axis = None
-    if name in run.names and not (h_min is h_max is n_bins is None):
-        own = readable_axis(run, name)
-        axis = LinearAxis(
-            own.h_min if h_min is None else h_min,
-            own.h_max if h_max is None else h_max,
-            own.n_bins if n_bins is None else n_bins,
-        )
-    return _stack(run, [epoch], axis, layer)
+    name = run.find_layer(head_of(run) if layer is None else layer)
+    return _stack(run, [epoch], asked(readable_axis(run, name), h_min, h_max, n_bins), name)
 
 
 def twin_peaks(
@@ -243,7 +239,8 @@ def twin_peaks(
     """Draw the Twin Peaks of one epoch of a run, for a notebook.
 
     Where Python runs behind the picture, zooming bins the epoch again, finer by a half, a quarter, ...;
-    the heights stay shares per bin of the whole picture. Saved, the whole picture stays.
+    the heights stay shares per bin of the whole picture. The values of that epoch are kept at the first
+    zoom, in 8 bytes each (16 with labels), or their counts. Saved, the whole picture stays.
 
     Parameters
     ----------
@@ -277,22 +274,40 @@ def twin_peaks(
     chosen = validated(TwinPeaksOptions, options)
     whole = survey(run, epoch, layer=layer, h_min=h_min, h_max=h_max, n_bins=n_bins)
     load_backend()
+    read = cache(partial(_read, run, whole))
 
     def picture(x_range: tuple[float, float] | None) -> hv.Overlay:
-        return draw(whole if x_range is None else _refined(run, whole, x_range), "last", chosen)
+        return draw(whole if x_range is None else _refined(read, whole, x_range), "last", chosen)
 
     return hv.DynamicMap(picture, streams=[hv.streams.RangeX()])
 
 
-def _refined(run: Run, whole: xr.Dataset, x_range: tuple[float, float]) -> xr.Dataset:
+def _read(run: Run, whole: xr.Dataset) -> dict[str, list[_Histogram]]:
+    """Read the epoch of a picture: by split what bins its values, and those that are YES and NO."""
+    pools = pool_epoch(run, whole.attrs["layer"], int(whole["epoch"][0]))
+    return {
+        split: [each.histogram for each in (pool.whole, *(pool.truth(None) if pool.truth else ()))]
+        for split, pool in pools.items()
+    }
+
+
+def _refined(
+    read: Callable[[], dict[str, list[_Histogram]]], whole: xr.Dataset, x_range: tuple[float, float]
+) -> xr.Dataset:
     """Bin the curves again for a part of the range; all else, and the scale of the heights, stays."""
     axis = LinearAxis(whole.attrs["h_min"], whole.attrs["h_max"], whole.attrs["n_bins"])
     own = nested(axis, *x_range)
     if own == axis:
         return whole
-    finer = _stack(run, whole["epoch"].values.tolist(), own, whole.attrs["layer"])
-    scale = (axis.h_max - axis.h_min) / axis.n_bins * own.n_bins / (own.h_max - own.h_min)
-    return whole.drop_dims("bin").assign({name: finer[name] * scale for name in ("curves", "yes", "no")})
+    names = ("curves", "yes", "no")
+    shares = np.full((len(names), 1, whole.sizes["split"], own.n_bins), np.nan)
+    for place, split in enumerate(whole["split"].values):
+        n = float(whole["n"].sel(split=split).item())
+        for kind, histogram in enumerate(read()[str(split)] if n else ()):
+            shares[kind, 0, place] = histogram(own)["counts"].values / n
+    shares *= (axis.h_max - axis.h_min) / axis.n_bins * own.n_bins / (own.h_max - own.h_min)
+    finer = {name: (("epoch", "split", "bin"), part) for name, part in zip(names, shares, strict=True)}
+    return whole.drop_dims("bin").assign(finer).assign_coords(bin=own.centers)
 
 
 def _label(data: xr.Dataset, epoch: str | int) -> int:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from actlab.axis import LinearAxis
 from actlab.charts.columns import columns
 from actlab.charts.limits import dropped_steps, dropped_words, layer_info, percent
-from actlab.charts.look import load_backend, quiet, subtitled, view
+from actlab.charts.look import layout_title, literal, load_backend, quiet, subtitled, view
 from actlab.charts.palette import ZERO, log_palette
 from actlab.charts.raster import cells_per_pixel, png, shrink
 from actlab.recipe import validated
@@ -275,8 +275,9 @@ def draw(data: xr.Dataset, options: WallOptions | None = None) -> hv.NdLayout:
     chosen = options or WallOptions()
     drawn = {str(name): _tile(data.sel(layer=name), chosen) for name in data["layer"].values}
     layout = hv.NdLayout(drawn, kdims="layer", sort=False).cols(chosen.cols or USUAL_COLS)
-    said = "  \N{MIDDLE DOT}  ".join(caveats(data))
-    return layout.opts(shared_axes=False, toolbar=None, title=said, fontsize={"title": 9})
+    return layout.opts(
+        shared_axes=False, toolbar=None, title=layout_title(caveats(data)), fontsize={"title": 9}
+    )
 
 
 def wall(
@@ -337,7 +338,7 @@ def _tile(one: xr.Dataset, options: WallOptions) -> hv.Overlay:
     hooks = [quiet, subtitled(str(one["info"].values))] if options.show_layer_info else [quiet]
     return (image * zero).opts(
         hv.opts.Overlay(
-            title=str(one["layer"].values),
+            title=literal(str(one["layer"].values)),
             frame_width=options.tile_width,
             frame_height=options.tile_height,
             xaxis=None,

@@ -44,6 +44,7 @@ Layers = Annotated[
 HMin = Annotated[float | None, typer.Option(help="Lower end of the histograms.")]
 HMax = Annotated[float | None, typer.Option(help="Upper end of the histograms.")]
 NBins = Annotated[int | None, typer.Option(help="Number of bins.")]
+MaxSize = Annotated[float | None, typer.Option(help="Largest size of the page in MB, 7 by default.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,9 +182,7 @@ def report(
     epochs: Annotated[
         str | None, typer.Option(help="Epochs to show, such as 0-3,5; -1 is untrained.")
     ] = None,
-    max_size: Annotated[
-        float | None, typer.Option(help="Largest size of the page in MB, 7 by default.")
-    ] = None,
+    max_size: MaxSize = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page to write; else reports/NAME.html.")
     ] = None,
@@ -220,6 +219,7 @@ def compare(
     h_max: HMax = None,
     n_bins: NBins = None,
     layers: Layers = None,
+    max_size: MaxSize = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page to write; else reports/A_vs_B.html.")
     ] = None,
@@ -239,6 +239,7 @@ def compare(
             h_max=h_max,
             n_bins=n_bins,
             layers=patterns,
+            max_size=max_size,
             overwrite=overwrite,
             progress=progress,
         )
@@ -249,7 +250,7 @@ def compare(
 def export(
     path: RunPath,
     output: Annotated[Path, typer.Option("--output", "-o", help="The figure to write, .png or .svg.")],
-    chart: Annotated[str, typer.Option(help="colorful, twin_peaks or wall.")] = "colorful",
+    chart: Annotated[str, typer.Option(help="colorful, per_class, twin_peaks or wall.")] = "colorful",
     layer: Annotated[
         str | None, typer.Option(help="A layer; else the head. Of the wall, patterns; else all.")
     ] = None,
@@ -257,9 +258,12 @@ def export(
     h_max: HMax = None,
     n_bins: NBins = None,
     epochs: Annotated[
-        str | None, typer.Option(help="Epochs such as 0-3,5; of the Twin Peaks one, last or untrained.")
+        str | None,
+        typer.Option(help="Epochs such as 0-3,5; of Twin Peaks and classes one, last or untrained."),
     ] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels of the picture, or of a tile, across.")] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Pixels of the picture, or of a tile or panel, across.")
+    ] = None,
     height: Annotated[int | None, typer.Option(help="Pixels down.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
 ) -> None:

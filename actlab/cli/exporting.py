@@ -12,6 +12,7 @@ from actlab.cli.parsing import parse_epochs, parse_patterns
 __all__ = ["export_figure"]
 
 _NAMES: Final = {
+    "per_class": {"epochs": "epoch", "width": "panel_width", "height": "panel_height"},
     "twin_peaks": {"epochs": "epoch"},
     "wall": {"layer": "layers", "width": "tile_width", "height": "tile_height"},
 }

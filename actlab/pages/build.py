@@ -87,7 +87,8 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
     recipe : str, pathlib.Path or Recipe, optional
         What to show; the options below go before it.
     h_min, h_max : float, optional
-        Range of the histograms; by default all but 0.1 % of the run's values on each side.
+        Range of the histograms; by default all but 0.1 % of the values on each side, but for layers of
+        absurd size, see `actlab.stats.default_range`.
     n_bins : int, optional
         Number of bins, 200 by default.
     layers : str or sequence of str, optional
@@ -201,7 +202,7 @@ def _material(
     rows = rows_of_epochs(run, "train", _train_epochs(run, recipe.epochs))
     n_epochs = np.unique(run["train"].epoch.values[rows]).size
     most, size = options["colorful"].max_columns, recipe.max_size * 1e6
-    plan = plan_page(run, names, rows.size, n_epochs, most=most, size=size)
+    plan = plan_page(run, names, rows, n_epochs, most=most, size=size)
     columns, slots = columns_with_slots(
         run,
         axis,

@@ -38,6 +38,7 @@ _CHARTS: dict[str, type[BaseModel]] = {"comparison": ComparisonOptions}
 _SECTIONS = ("verdict", "wall", "detail", "twin_peaks", "how_to_read", "numbers", "provenance")
 _MOST_RUNS = 6  # colours that can be told apart
 _MOST_BINS = 1024
+_MOST_PEAK_BINS = 300
 _LEAST_ROOM: Final = 0.05  # of what pictures and curves would need; with less nothing can be told
 _TRIES: Final = 6
 
@@ -100,7 +101,7 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     AxisError
         If the range is empty or too fine, or the runs were recorded on axes that share no exponent.
     SelectionError
-        If there are fewer than two or more than six runs, or they have no layer, epoch or batch in common.
+        If there are fewer than two or more than six runs, or they have no layer or no epoch in common.
     """
     outputs = free_outputs(Path(path), overwrite=overwrite)
     changes = {"h_min": h_min, "h_max": h_max, "n_bins": n_bins, "max_size": max_size}
@@ -115,7 +116,7 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     chosen = options["comparison"].model_copy(update={"names": list(opened)})
     as_run = merge(
         wish,
-        title=wish.title or " and ".join(opened),
+        title=wish.title or _listed(list(opened)),
         h_min=axis.h_min,
         h_max=axis.h_max,
         n_bins=axis.n_bins,
@@ -141,6 +142,11 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     for output, text in zip(outputs, (page, texts[1]), strict=True):
         write_text(output, text)
     return Path(path)
+
+
+def _listed(names: list[str]) -> str:
+    """Write two or more names as a list."""
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _named(runs: Any, options: ComparisonOptions) -> Any:
@@ -222,7 +228,8 @@ def _peaks(runs: Mapping[str, Run]) -> dict[str, xr.Dataset]:
             return {}
     axes = [twin_peaks_chart.readable_axis(run, heads[name]) for name, run in runs.items()]
     low, high = min(axis.h_min for axis in axes), max(axis.h_max for axis in axes)
-    axis = LinearAxis(low, high, min(axis.n_bins for axis in axes))
+    finest = min((axis.h_max - axis.h_min) / axis.n_bins for axis in axes)
+    axis = LinearAxis(low, high, min(round((high - low) / finest), _MOST_PEAK_BINS))
     return {name: twin_peaks_chart.prepare(run, axis=axis) for name, run in runs.items()}
 
 

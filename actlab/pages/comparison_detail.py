@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import xarray as xr
 
 from actlab.charts.comparison_chart import STEPS, cells, signed_codes, signed_colors
 from actlab.charts.palette import translucent_palette
@@ -32,7 +30,7 @@ def detail(compared: Compared) -> Section:
     """
     columns, scale, axis = compared.columns, compared.scale, compared.axis
     size = max(_LEAST, int(compared.room * compared.options.detail_width)), _HEIGHT
-    shown = _some(compared.epochs, compared.room)
+    shown = compared.some(compared.epochs["epoch"].values.tolist())
     blobs, layers, shape = [], [], (0, 0)
     for layer in compared.layers:
         one, found = compared.epochs.sel(layer=layer), cells(columns, layer, size)
@@ -63,29 +61,21 @@ def detail(compared: Compared) -> Section:
         "shape": shape,
         "binsPerCell": cells_per_pixel(axis.n_bins, _HEIGHT),
         "steps": columns["step"].values[::across].tolist(),
-        "lastStep": int(columns.attrs["last_step"]),
+        "lasts": np.append(
+            columns["last"].values[across - 1 : -1 : across], columns["last"].values[-1]
+        ).tolist(),
+        "unit": compared.unit,
         **{name: getattr(scale, name) for name in ("low", "high", "least", "difference")},
         "colors": translucent_palette(scale.low, scale.high, scale.one, LEVELS - 1),
         "signedColors": signed_colors(),
         "signedSteps": STEPS,
     }
-    batches, bins = across * int(columns.attrs["k"]), data["binsPerCell"]
+    k = across * int(columns.attrs["k"])
     context = compared.view | {
         "layers": layers,
         "epochs": shown,
         "thinned": spans(shown) if len(shown) < compared.epochs.sizes["epoch"] else "",
-        "cell": f"{many(batches, 'batch')}, {many(bins, 'bin')}",
+        "cell": f"{many(k, compared.unit)}, {many(data['binsPerCell'], 'bin')}",
     }
     frames = comparison_figures(len(compared.names), axis.h_min, axis.h_max)
     return Section("compare", "Detail", "compare_detail.html.j2", context, data, tuple(blobs), frames)
-
-
-def _some(epochs: xr.Dataset, room: float) -> list[Any]:
-    """Return the epochs whose histograms are shown, evenly spread, the first and the last among them."""
-    labels: list[Any] = epochs["epoch"].values.tolist()
-    most = max(2, math.ceil(room * len(labels)))
-    return (
-        labels
-        if most >= len(labels)
-        else [labels[i] for i in np.linspace(0, len(labels) - 1, most).round().astype(int)]
-    )

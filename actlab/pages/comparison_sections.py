@@ -100,6 +100,11 @@ class Compared:
         return scale_of(self.columns, self.options)
 
     @property
+    def unit(self) -> str:
+        """What a column of a picture is made of: "batch" or "epoch"."""
+        return str(self.columns.attrs["unit"])
+
+    @property
     def names(self) -> list[str]:
         """The names of the runs."""
         return list(self.runs)
@@ -117,6 +122,8 @@ class Compared:
             "names": self.names,
             "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if axis.h_min < 0 < axis.h_max else None,
             "range": (number(axis.h_min), number(axis.h_max)),
+            "across": max(3, len(self.names)),  # pictures in a row: with two runs also what differs
+            "columns": "epochs" if self.unit == "epoch" else "batches",
             "gradient": ", ".join(translucent_palette(scale.low, scale.high, scale.one, 18)),
             "colors": (LESS, MORE),
             "distance": DISTANCES[self.options.distance],
@@ -124,13 +131,20 @@ class Compared:
             **{name: _share(value) for name, value in scale._asdict().items()},
         }
 
+    def some(self, epochs: list[int]) -> list[int]:
+        """Return the epochs that the page has room for, evenly spread, the first and the last among them."""
+        most = max(2, math.ceil(self.room * len(epochs)))
+        if most >= len(epochs):
+            return epochs
+        return [epochs[place] for place in np.linspace(0, len(epochs) - 1, most).round().astype(int)]
+
     def kind(self, layer: str) -> str:
         """Return the kind of a layer, in the first run."""
         return str(next(iter(self.runs.values())).layers.loc[layer, "kind"])
 
     def far(self, layer: str) -> list[str]:
         """Say how far each run but the first is from it in a layer."""
-        return [number(float(f"{value:.3g}")) for value in self.distance.sel(layer=layer).values[1:]]
+        return [number(float(f"{value:.2g}")) for value in self.distance.sel(layer=layer).values[1:]]
 
 
 def _share(share: float) -> str:
@@ -168,7 +182,7 @@ def facts(compared: Compared) -> Section:
         rows.append(
             {
                 "name": name,
-                "path": run.path,
+                "lacks": _lacks(compared, name, run),
                 "cells": [
                     str(run.attributes.get("model") or NONE),
                     amount(len(run.names)),
@@ -184,18 +198,24 @@ def facts(compared: Compared) -> Section:
         "rows": rows,
         "layers": amount(len(compared.layers)),
         "epochs": spans(sorted(int(epoch) for epoch in compared.epochs["epoch"].values)),
-        "columns": f"{n_columns:,} of {many(int(compared.columns.attrs['k']), 'batch')} each",
+        "columns": f"{n_columns:,} of {many(int(compared.columns.attrs['k']), compared.unit)} each",
         "bins": f"{axis.n_bins:,} in [{number(axis.h_min)}, {number(axis.h_max)}]",
-        "missing": _missing(compared),
+        "differ": any(data.attrs["missing"] != "nothing" for data in (compared.epochs, compared.columns)),
+        "by_epoch": compared.unit == "epoch",
     }
     return Section("top", "", "compare_top.html.j2", context)
 
 
-def _missing(compared: Compared) -> list[str]:
-    """Say what single runs lack, layers, epochs and batches."""
-    said = [str(data.attrs["missing"]) for data in (compared.epochs, compared.columns)]
-    parts = dict.fromkeys(part for text in said for part in text.split("; ") if part != "nothing")
-    return list(parts)
+def _lacks(compared: Compared, name: str, run: Run) -> str:
+    """Say what a run lacks of what others have, and how its recording was cut up."""
+    said = [each for data in (compared.epochs, compared.columns) for each in data.attrs["lacks"][name]]
+    if begun := run.attributes.get("attempts", [])[1:]:
+        said.append(f"was gone on with after {', '.join(f'{each:,}' for each in begun)} training batches")
+    if dropped := sum(last - first + 1 for first, last in run.gaps.get("train", [])):
+        said.append(f"has {many(dropped, 'step')} of training dropped")
+    if not run.attributes.get("closed"):
+        said.append("is not closed: the end may be missing")
+    return "; ".join(dict.fromkeys(said))
 
 
 def wall(compared: Compared) -> Section:
@@ -219,19 +239,17 @@ def wall(compared: Compared) -> Section:
             {
                 "src": data_uri(signed_png(values, scale)),
                 "alt": f"{layer}: {name} minus {compared.names[0]}, distance {distance}",
+                "far": distance,
             }
             for name, values, distance in zip(compared.others, shown.differences, far, strict=True)
         ]
         kind = compared.kind(layer)
-        cards.append(
-            {"index": index, "name": layer, "kind": kind, "shares": shares, "apart": apart, "far": far}
-        )
+        cards.append({"index": index, "name": layer, "kind": kind, "shares": shares, "apart": apart})
     kinds = dict.fromkeys(card["kind"] for card in cards)
     context = compared.view | {
         "cards": cards,
         "kinds": list(kinds) if len(kinds) > 1 else [],
         "sorted": options.sort == "distance",
-        "pictures": 2 * len(compared.names) - 1,
     }
     return Section("layers", "Layers", "compare_wall.html.j2", context)
 
@@ -240,7 +258,8 @@ def peaks(compared: Compared) -> Section | None:
     """Show the Twin Peaks of all runs over each other, where all have a head and an epoch in common."""
     found = compared.peaks
     known = [set(data["epoch"].values.tolist()) for data in found.values()]
-    epochs = sorted(set.intersection(*known)) if known else []
+    common = sorted(set.intersection(*known)) if known else []
+    epochs = compared.some(common)
     if not epochs:
         return None
     shared = set.intersection(*(set(data["split"].values.tolist()) for data in found.values()))
@@ -257,6 +276,7 @@ def peaks(compared: Compared) -> Section | None:
     data = {
         "epochs": epochs,
         "splits": splits,
+        "runs": compared.names,
         "bins": listed(one["bin"]),
         "separation": [
             listed(each["separation"].sel(epoch=epochs, split=reference)) for each in found.values()
@@ -267,6 +287,7 @@ def peaks(compared: Compared) -> Section | None:
         "layers": [str(each.attrs["layer"]) for each in found.values()],
         "splits": splits,
         "epochs": epochs,
+        "thinned": spans(epochs) if len(epochs) < len(common) else "",
         "view": f"range [{h_min}, {h_max}], {one.attrs['n_bins']} bins",
     }
     frame = comparison_twin_figure(len(found), splits, one.attrs["h_min"], one.attrs["h_max"])

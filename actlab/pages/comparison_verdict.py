@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from actlab.findings.finding import ICONS, LEVELS, WORDS, Finding, Verdict
+from actlab.findings.finding import ICONS, LEVELS, Finding, Verdict
 from actlab.pages.comparison_sections import Compared
 from actlab.pages.html import Section
+from actlab.pages.verdict_section import level_counts
 
 __all__ = ["verdict"]
 
@@ -18,7 +19,10 @@ def verdict(compared: Compared) -> Section:
     worst = {rule: min(_worst(by.get(rule, ())) for by in found.values()) for rule in every}
     context = {
         "names": compared.names,
-        "counts": [_counts(each) for each in compared.verdicts.values()],
+        "found": [
+            {"counts": level_counts(each), "checked": len(each.checked)}
+            for each in compared.verdicts.values()
+        ],
         "rows": [
             {
                 "name": every[rule].name,
@@ -67,12 +71,3 @@ def _cell(findings: list[Finding], lacking: str) -> dict[str, Any]:
         "said": f"{first.where}: {first.evidence}",
         "more": [f"{each.where}: {each.evidence}" for each in findings if each is not first],
     }
-
-
-def _counts(found: Verdict) -> list[dict[str, Any]]:
-    """Count the findings of a run by level."""
-    return [
-        {"level": level, "icon": ICONS[level], "said": f"{count} {WORDS[level][count != 1]}"}
-        for level, count in found.counts.items()
-        if level in WORDS and count
-    ]

@@ -16,7 +16,7 @@ from actlab.pages.html import Section
 from actlab.pages.payload import SERIES, WINDOW_SERIES, LayerPayload, Payload, pack_layer
 from actlab.pages.sections import Material, listed
 from actlab.pages.sizing import MOST_BINS, SINGLE, coarser_rungs
-from actlab.pages.windows import choose_windows, miscounts, odd_columns, pack_windows
+from actlab.pages.windows import choose_windows, miscounts, odd_columns, pack_windows, strays
 from actlab.steps.merging import last_quarter
 
 __all__ = ["detail", "lighter"]
@@ -115,7 +115,7 @@ def _section(material: Material, parts: dict[str, LayerSlots]) -> Section:
 def _layer(material: Material, index: int, payload: LayerPayload, part: LayerSlots) -> dict[str, Any]:
     """Return what the page's script knows of a layer before it unpacks it."""
     info, one = material.layers.iloc[index], material.columns.isel(layer=index)
-    oddest = one["oddest"].values
+    oddest, k = one["oddest"].values, int(material.columns.attrs["batches_per_column"])
     return {
         "name": str(info.name),
         "kind": info["kind"] + (f"({info['description']})" if info["description"] else ""),
@@ -124,6 +124,7 @@ def _layer(material: Material, index: int, payload: LayerPayload, part: LayerSlo
         "nonfinite": listed(material.nonfinite[index]),
         "never": bool(info["never_called"]),
         "odd": np.flatnonzero(odd_columns(oddest)).tolist(),
+        "strays": [[row // k, row, value] for row, value in sorted(strays(material, str(info.name)).items())],
         "bits": part.slots.bits,
         "floor": part.slots.floor,
         "highEpochs": payload.high_epochs,

@@ -14,7 +14,6 @@ from bokeh.models import (
     ColumnDataSource,
     FixedTicker,
     LogColorMapper,
-    NumeralTickFormatter,
     Range1d,
     ResetTool,
     SaveTool,
@@ -131,7 +130,8 @@ def _colorful(x_range: Range1d, y_range: Range1d) -> figure:
         430, "detail", x_range=x_range, y_range=y_range, x_axis_label="batch", y_axis_label="activation value"
     )
     frame.min_border_bottom, frame.min_border_top = 48, 6
-    frame.xaxis.ticker = FixedTicker(ticks=[])  # the page places and names them: a row is not its batch
+    for axis in frame.axis:
+        axis.ticker = FixedTicker(ticks=[])  # the page places and names them: a row is not its batch
     frame.grid.visible = False
     place: dict[str, Any] = {"x": "x", "y": "y", "dw": "dw", "dh": "dh", "color_mapper": _color_bar(frame)}
     nothing: dict[str, Any] = {
@@ -246,7 +246,7 @@ def twin_figure(h_min: float, h_max: float) -> figure:
         360, "twin", **ranges, x_axis_label="value of the last layer", y_axis_label="share of values per bin"
     )
     frame.min_border_left = 72  # room for 100%: the frame must not move when the epochs play
-    frame.min_border_right, frame.min_border_bottom, frame.min_border_top = 14, 48, 12
+    frame.min_border_right, frame.min_border_bottom, frame.min_border_top = 28, 48, 12
     # From back to front: zero and marks, areas, curves of YES and NO, curves of the splits.
     frame.add_layout(
         Span(
@@ -292,5 +292,6 @@ def twin_figure(h_min: float, h_max: float) -> figure:
                 text_font_style="bold",
             )
         )
-    frame.yaxis.formatter = NumeralTickFormatter(format="0.[0]%")
+    for axis in frame.axis:
+        axis.ticker = FixedTicker(ticks=[])  # the page places and names them
     return frame

@@ -105,13 +105,18 @@ def lane(values: Sequence[float], width: float, height: float) -> dict[str, Any]
         ``said``: what the lane shows, in words.
     """
     known = [value for value in values if math.isfinite(value)]
+    ends = "" if math.isfinite(values[-1]) else ", then nothing finite"
     low, high = min(known), max(known)
     if high - low <= _FLAT * max(abs(low), abs(high)):
         level = [value if math.isnan(value) else 0.0 for value in values]
         said = number(known[0])
-        return {"lines": polyline(level, -1, 1, width, height), "ends": [said], "said": f"constant at {said}"}
+        return {
+            "lines": polyline(level, -1, 1, width, height),
+            "ends": [said],
+            "said": f"constant at {said}{ends}",
+        }
     return {
         "lines": polyline(values, low, high, width, height),
         "ends": [number(high), number(low)],
-        "said": f"{number(known[0])} \N{RIGHTWARDS ARROW} {number(known[-1])}",
+        "said": f"{number(known[0])} \N{RIGHTWARDS ARROW} {number(known[-1])}{ends}",
     }

@@ -33,7 +33,6 @@ __all__ = [
     "log_codes",
     "log_counts",
     "pack_codes",
-    "pack_counts",
     "pack_floats",
     "pack_layer",
     "pack_window",
@@ -248,24 +247,6 @@ def pack_codes(codes: NDArray[np.uint8]) -> str:
     steps = codes.copy()
     steps[..., 1:] -= codes[..., :-1]  # wraps at 256, and the page adds with the same wrap
     return _deflate(steps.tobytes())
-
-
-def pack_counts(sums: NDArray[Any], first: int = 0) -> Payload:
-    """Pack counts without series.
-
-    Parameters
-    ----------
-    sums : numpy.ndarray
-        Whole numbers [..., slot, place].
-    first : int
-        The first slot.
-
-    Returns
-    -------
-    Payload
-    """
-    codes, high = _differences(sums)
-    return Payload(_deflate(codes), first, sums.shape[-2], high)
 
 
 def pack_layer(part: LayerSlots, series: NDArray[np.floating]) -> LayerPayload:

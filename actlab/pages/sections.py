@@ -31,6 +31,7 @@ from actlab.schema import LOG_PREFIX
 __all__ = ["Material", "data_uri", "facts", "listed", "numbers", "provenance"]
 
 _LANE = (1000, 44)  # width and height of a lane's drawing
+_MOST_GAPS = 4  # named at the top of the page
 
 
 @dataclass(frozen=True)
@@ -165,13 +166,37 @@ def facts(material: Material) -> Section:
     broken = int(np.count_nonzero(material.nonfinite > 0))
     if broken:
         cells.append(("NaN or infinite", f"in {broken:,} layer{'s' if broken > 1 else ''}"))
+    if (begun := run.attributes.get("attempts", []))[1:]:
+        times = f"{len(begun) - 1} times, last " if len(begun) > 2 else ""
+        cells.append(("Resumed", f"{times}after batch {begun[-1]:,}"))
     context = {
         "title": material.title,
         "notes": render_notes(material.notes),
+        "missing": _missing(run),
         "facts": cells,
         "lanes": _lanes(material),
     }
     return Section("top", "", "facts.html.j2", context)
+
+
+def _missing(run: Run) -> list[str]:
+    """Say what of the training the run does not hold, for the top of the page."""
+    said = []
+    if not run.attributes.get("closed"):
+        said.append("Not closed: the run is still being written, or was cut off, so its end may be missing.")
+    if dropped := _dropped(run):
+        more = f", and {len(dropped) - _MOST_GAPS:,} more" if len(dropped) > _MOST_GAPS else ""
+        said.append(f"Steps that were dropped: {', '.join(dropped[:_MOST_GAPS])}{more}.")
+    return said
+
+
+def _dropped(run: Run) -> list[str]:
+    """Name the steps that are missing, by split."""
+    return [
+        f"{split} {first:,}" if first == last else f"{split} {first:,} to {last:,}"
+        for split, gaps in run.gaps.items()
+        for first, last in gaps
+    ]
 
 
 def _lanes(material: Material) -> list[dict[str, Any]]:
@@ -258,11 +283,6 @@ def provenance(
     run = material.run
     attributes = run.attributes
     never = [str(name) for name in run.layers.index[run.layers["never_called"]]]
-    dropped = [
-        f"{split} {first}" if first == last else f"{split} {first} to {last}"
-        for split, gaps in run.gaps.items()
-        for first, last in gaps
-    ]
     digest = hashlib.sha256()
     for split in run.splits:
         digest.update(split.encode())
@@ -279,7 +299,7 @@ def provenance(
         ("Drawn with", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Rows", ", ".join(f"{split} {run[split].sizes['step']:,}" for split in run.splits)),
         ("Digest of the data", f"sha256 {digest.hexdigest()}"),
-        ("Dropped steps", ", ".join(dropped) or "none"),
+        ("Dropped steps", ", ".join(_dropped(run)) or "none"),
         ("Layers never called", ", ".join(never) or "none"),
         (
             "Epochs",

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
-from actlab.charts.paged import slot_axis, sum_totals
-from actlab.charts.slotted import CURVES
-from actlab.pages.payload import LEVELS, SERIES
+from actlab.charts.paged import read_sample, slot_axis, sum_totals
+from actlab.pages.payload import LEVELS, SERIES, log_codes
 from actlab.rebinning import Slots, octave
 from actlab.run import Run
 
@@ -26,14 +25,18 @@ MOST_BINS: Final = 4096
 SINGLE: Final = 0.06
 """Share of the page that single batches may take, where a column holds more than one."""
 
-_WHOLE: Final = 2 * math.pi * math.e  # of the entropy of a normal distribution
 _BASE64: Final = 4 / 3
-_SERIES_BYTES: Final = 0.6  # of a number, deflated
-_DEFLATED: Final = 1.45  # measured against that estimate of the entropy
+_SERIES_BYTES: Final = 1.1  # of a number, deflated
+_ALONE_BYTES: Final = 0.6  # where a column is a batch, so the extremes are the means
+_BLOCK: Final = 16_384  # codes that deflate gives a table of their own
+_TABLE_BITS: Final = 640  # of such a table
+_FIRST_BITS: Final = 6  # of a code that has none before it
+_PLACES: Final = 5  # of the training that are looked at, two columns each
+_ALIKE: Final = 1.25  # so much larger columns cost as much each
 _MOST_CELLS: Final = 4_000_000  # of a layer: what a browser unpacks without a halt
 _SPARSE: Final = 8  # slots for each value
-_OTHER_BYTES: Final = 1_750_000  # BokehJS, scripts, styles, Twin Peaks
-_LAYER_BYTES: Final = 6_000  # a tile, a row of the table
+_OTHER_BYTES: Final = 1_630_000  # BokehJS, scripts, styles, Twin Peaks
+_LAYER_BYTES: Final = 4_200  # a tile, a row of the table
 
 
 class Rung(NamedTuple):
@@ -77,16 +80,23 @@ class Plan:
         The octave of each layer.
     rung : int
         Which rung of `LADDER` that is.
+    needed : float
+        Bytes that the packed layers will take, an estimate.
     """
 
     k: int
     layouts: dict[str, Slots]
     octaves: dict[str, int]
     rung: int
+    needed: float
 
 
-def plan_page(run: Run, names: list[str], n_rows: int, n_epochs: int, most: int, size: float) -> Plan:
+def plan_page(
+    run: Run, names: list[str], rows: NDArray[np.int64], n_epochs: int, most: int, size: float
+) -> Plan:
     """Find the finest slots, and with them the most columns, that will fit.
+
+    A few columns of the run are read and coded as on the page: what they cost, all will cost.
 
     Parameters
     ----------
@@ -94,8 +104,10 @@ def plan_page(run: Run, names: list[str], n_rows: int, n_epochs: int, most: int,
         The run.
     names : list of str
         Layers of the page.
-    n_rows, n_epochs : int
-        Training batches and epochs of the page.
+    rows : numpy.ndarray
+        Numbers of the training rows of the page [row], ascending.
+    n_epochs : int
+        Epochs of the page.
     most : int
         At most so many columns.
     size : float
@@ -107,22 +119,33 @@ def plan_page(run: Run, names: list[str], n_rows: int, n_epochs: int, most: int,
         The coarsest one where none fits; the size is an estimate.
     """
     totals = sum_totals(run, names)
-    layers = {name: (slot_axis(run, name), totals.sel(layer=name).values) for name in names}
-    octaves = {name: octave(total, run.axis) for name, (_, total) in layers.items()}
+    axes = {name: slot_axis(run, name) for name in names}
+    octaves = {name: octave(totals.sel(layer=name).values, run.axis) for name in names}
     room = size - _OTHER_BYTES - _LAYER_BYTES * len(names)
-    plan = None
+    curves = 2 + ("valid" in run.splits)
+    sample, plan = None, None
     for number, rung in enumerate(LADDER):
-        layouts = {name: _slots_on(rung, axis, octaves[name]) for name, (axis, _) in layers.items()}
-        masses = [_masses(layouts[name], run.axis, total) for name, (_, total) in layers.items()]
-        first = -(-n_rows // min(most, rung.most))
-        last = max(first, -(-n_rows // min(most, rung.fewest)))
-        for k in range(first, last + 1):
-            n_columns = -(-n_rows // k)
-            plan = Plan(k, layouts | _fine(run, n_columns, octaves), octaves, number)
-            if sum(_layer_bytes(mass, n_columns, n_epochs) for mass in masses) <= room - SINGLE * size * (
-                k > 1
-            ):
+        k = -(-rows.size // min(most, rung.most))
+        last = max(k, -(-rows.size // min(most, rung.fewest)))
+        coarse = {name: _slots_on(rung, axes[name], octaves[name]) for name in names}
+        while k <= last:
+            n_columns = -(-rows.size // k)
+            layouts = coarse | _fine(run, n_columns, octaves)
+            if sample is None or not sample.k <= k <= _ALIKE * sample.k:
+                sample = read_sample(run, names, rows, k=k, places=_PLACES)
+            left = room - SINGLE * size * (k > 1)
+            counts = [
+                _count_bytes(sample.sums(*each), n_columns, curves, n_epochs) for each in layouts.items()
+            ]
+            numbers = len(names) * len(SERIES) * n_columns
+            needed = sum(counts) + _BASE64 * numbers * (_SERIES_BYTES if k > 1 else _ALONE_BYTES)
+            plan = Plan(k, layouts, octaves, number, needed)
+            if needed <= left:
                 return plan
+            further = k * needed / left if left > 0 else math.inf
+            if further > _ALIKE * last and rung is not LADDER[-1]:
+                break
+            k = max(k + 1, math.floor(min(further, last)))
     assert plan is not None
     return plan
 
@@ -162,33 +185,26 @@ def _slots_on(rung: Rung, axis: FloatAxis, octave_of: int) -> Slots:
     return Slots(axis, bits, min(octave_of - rung.depth, axis.max_exponent - 1))
 
 
-def _masses(slots: Slots, axis: FloatAxis, total: NDArray[Any]) -> NDArray[np.float64]:
-    """Return about how many values each slot in use holds [slot], given counts [bucket] on `axis`."""
-    if slots.axis == axis:
-        merged = slots.merge(total)[1:-2]
-    else:  # finer than the buckets: each bucket has its share in the slots it was parted into
-        finer = slots.axis.mantissa_bits - axis.mantissa_bits
-        parts = np.full(slots.axis.n_buckets, 2.0**-finer)
-        parts[[0, 1, slots.axis.zero - 1, slots.axis.zero, slots.axis.zero + 1, -3, -2, -1]] = 1
-        middle = (slots.axis.lower + slots.axis.upper) / 2
-        with np.errstate(invalid="ignore"):
-            merged = slots.merge(total[axis.index(middle)] * parts)[1:-2]
-    filled = np.flatnonzero(merged)
-    return merged[filled[0] : filled[-1] + 1].astype(np.float64) if filled.size else np.zeros(1)
+def _count_bytes(sums: NDArray[np.unsignedinteger[Any]], n_columns: int, curves: int, n_epochs: int) -> float:
+    """Estimate the packed bytes of a layer's counts, given sums of pairs of columns [slot, pair, 2]."""
+    pooled = sums.sum(axis=1, keepdims=True)  # as much like two epochs as can be had
+    bits = _bits(sums, n_columns) + curves * _bits(pooled, n_epochs)
+    return _BASE64 * bits / 8
 
 
-def _layer_bytes(mass: NDArray[np.float64], n_columns: int, n_epochs: int) -> float:
-    """Estimate the packed bytes of a layer, given the values in each slot [slot]."""
-    bits = n_columns * _entropy(mass / n_columns) + len(CURVES) * n_epochs * _entropy(mass / n_epochs)
-    return _BASE64 * (_DEFLATED * bits / 8 + _SERIES_BYTES * len(SERIES) * n_columns)
+def _bits(sums: NDArray[np.unsignedinteger[Any]], n_columns: int) -> float:
+    """Estimate the bits of all columns, given the sums of some pairs [slot, pair, 2]."""
+    codes = log_codes(sums, 1, max(float(sums.max(initial=0)), 2.0))
+    steps = codes[..., 1] - codes[..., 0]  # wraps, as in the payload
+    height = max(1, _BLOCK // n_columns)
+    blocks = [steps[start : start + height] for start in range(0, len(steps), height)]
+    changed, used = (np.count_nonzero(each, axis=0).mean() for each in (steps, codes))  # slots
+    each = sum(_entropy(block) * len(block) for block in blocks) + changed / _BLOCK * _TABLE_BITS
+    return float(n_columns * each + used * _FIRST_BITS)
 
 
-def _entropy(expected: NDArray[np.float64]) -> float:
-    """Estimate the bits of the codes of all slots of a column, given the counts expected [slot].
-
-    Those of a Poisson count as long as codes tell counts apart, and of its noise in codes beyond.
-    """
-    step = math.log(max(float(expected.max()), 2.0)) / (LEVELS - 2)
-    with np.errstate(divide="ignore"):
-        in_codes = np.log2(1 + 2 * _WHOLE / np.maximum(expected * step**2, 1e-12)) / 2
-    return float(np.minimum(np.log2(1 + _WHOLE * expected) / 2, in_codes).sum())
+def _entropy(codes: NDArray[np.uint8]) -> float:
+    """Estimate the entropy of codes, bits, of a small sample (Miller and Madow's correction)."""
+    counts = np.bincount(codes.ravel(), minlength=LEVELS)
+    share = counts[counts > 0] / codes.size
+    return float(-np.sum(share * np.log2(share)) + (share.size - 1) / (2 * math.log(2) * codes.size))

@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from actlab.charts.paged import slot_axis
 from actlab.charts.palette import SETS
 from actlab.pages.figures import twin_figure
 from actlab.pages.formats import number, percent, polyline
 from actlab.pages.html import Section
-from actlab.pages.payload import Payload, pack_counts
+from actlab.pages.payload import pack_floats
 from actlab.pages.sections import Material, listed
 from actlab.pages.sizing import MOST_BINS
 from actlab.peaks.pooling import NO_PEAKS, n_units, pool_epoch
@@ -31,6 +32,7 @@ _DEPTH: Final = 10
 _MANY_CURVES: Final = 200
 _AXES: Final = 40  # pixels of a figure that its frame does not take
 _TREND: Final = (240, 84)  # width and height of a trend's drawing
+_STILL: Final = (640, 230)  # width and height of the drawing on paper
 
 
 def peaks(material: Material) -> Section | None:
@@ -44,7 +46,7 @@ def peaks(material: Material) -> Section | None:
     truth = bool(data["yes"].notnull().any())
     known = _known(material.run, data, reference)
     h_min, h_max, n_bins = (data.attrs[name] for name in ("h_min", "h_max", "n_bins"))
-    slots, packed = _pack(material.run, data)
+    slots, first, counts = _counts(material.run, data)
     shown = {
         "epochs": labels,
         "splits": splits,
@@ -62,9 +64,8 @@ def peaks(material: Material) -> Section | None:
         "bits": slots.bits,
         "floor": slots.floor,
         "exponents": [slots.axis.min_exponent, slots.axis.max_exponent],
-        "first": packed.first,
-        "slots": packed.slots,
-        "high": packed.high,
+        "first": first,
+        "slots": counts.shape[-1],
         "yes": _by_epoch(data["yes_position"].where(known)),
         "no": _by_epoch(data["no_position"].where(known)),
         "separation": _by_epoch(data["separation"]),
@@ -74,7 +75,7 @@ def peaks(material: Material) -> Section | None:
     context = {
         "layer": str(data.attrs["layer"]),
         "raw": data.attrs["source"] == "raw",
-        "view": f"[{number(h_min)}, {number(h_max)}], {n_bins} bins",
+        "view": f"[{number(h_min)}, {number(h_max)}], {n_bins:,} bin{'s' if n_bins != 1 else ''}",
         "most_bins": MOST_BINS,
         "names": {split: _NAMES[split] for split in splits},
         "labels": truth,
@@ -82,32 +83,76 @@ def peaks(material: Material) -> Section | None:
         "last": len(labels) - 1,
         "trends": _trends(data.assign(peak_distance=data["peak_distance"].where(known)), reference, truth),
         "size": _TREND,
+        "still": _still(data.isel(epoch=-1), known.isel(epoch=-1), reference),
         "height": material.twin_peaks.height + _AXES,
     }
     frames = {"twin": twin_figure(h_min, h_max)}
     frames["twin"].height = context["height"]
-    return Section("peaks", "Twin Peaks", "peaks.html.j2", context, shown, (packed.blob,), frames)
+    return Section("peaks", "Twin Peaks", "peaks.html.j2", context, shown, (pack_floats(counts),), frames)
 
 
-def _pack(run: Run, data: xr.Dataset) -> tuple[Slots, Payload]:
-    """Pack the counts behind the curves [part, slot, epoch and split], on slots of the head's own size."""
+def _counts(run: Run, data: xr.Dataset) -> tuple[Slots, int, NDArray[np.float64]]:
+    """Return the slots of the head's own size, the first one in use, and the counts behind the curves.
+
+    The counts [part, epoch and split, slot] are not coded as those of the detail chart: a colour hides a
+    step of the code, a curve shows it.
+    """
     layer, epochs = str(data.attrs["layer"]), [int(epoch) for epoch in data["epoch"].values]
     splits = [str(split) for split in data["split"].values]
     total = np.sum([run.totals(split).sel(layer=layer).values for split in run.splits], axis=0)
     is_long = len(epochs) * len(splits) > _MANY_CURVES
     axis, depth = (run.axis, _DEPTH - 2) if is_long else (slot_axis(run, layer), _DEPTH)
     slots = Slots(axis, axis.mantissa_bits, min(octave(total, run.axis) - depth, axis.max_exponent - 1))
-    counts = np.zeros((len(_PARTS), slots.starts.size, len(epochs) * len(splits)))
+    counts = np.zeros((len(_PARTS), len(epochs) * len(splits), slots.starts.size))
     for index, epoch in enumerate(epochs):
         for split, pool in pool_epoch(run, layer, epoch).items():
             samples = [pool.whole, *(pool.truth(None) if pool.truth is not None else ())]
             for part, sample in enumerate(samples):
                 slot = slots.slot_of[axis.index(sample.points)]
                 place = index * len(splits) + splits.index(split)
-                counts[part, :, place] = np.bincount(slot, sample.weights, slots.starts.size)
-    filled = np.flatnonzero(counts.any(axis=(0, 2)))
+                counts[part, place] = np.bincount(slot, sample.weights, slots.starts.size)
+    filled = np.flatnonzero(counts.any(axis=(0, 1)))
     first, stop = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (slots.zero, slots.zero + 1)
-    return slots, pack_counts(np.rint(counts[:, first:stop]), first)
+    return slots, first, np.rint(counts[..., first:stop])
+
+
+def _still(last: xr.Dataset, known: xr.DataArray, reference: str) -> dict[str, Any]:
+    """Draw the curves of the last epoch, for paper and for who runs no scripts."""
+    width, height = _STILL
+    h_min, h_max, n_bins = (last.attrs[name] for name in ("h_min", "h_max", "n_bins"))
+    shares = {str(split): last["curves"].sel(split=split).values for split in last["split"].values}
+    top = max(float(np.nanmax(one, initial=0.0)) for one in shares.values()) or 1.0
+
+    def lines(values: NDArray[np.float64]) -> list[str]:
+        return polyline(values.tolist(), 0.0, top, width * (1 - 1 / n_bins), height)
+
+    places = {part: float(last[f"{part}_position"].sel(split=reference)) for part in ("no", "yes")}
+    marks = [
+        {
+            "x": f"{(at - h_min) / (h_max - h_min) * width:.1f}",
+            "said": f"{part.upper()} {number(float(f'{at:.3g}'))}",
+            "is_left": at == min(places.values()),
+        }
+        for part, at in places.items()
+        if known.sel(split=reference) and h_min <= at <= h_max
+    ]
+    return {
+        "size": _STILL,
+        "shift": f"{width / n_bins / 2:.1f}",  # a curve goes through the middles of the bins
+        "curves": {split: lines(values) for split, values in shares.items() if np.nansum(values) > 0},
+        "truths": [line for part in ("yes", "no") for line in lines(last[part].sel(split=reference).values)],
+        "reference": reference,
+        "marks": marks,
+        "zero": f"{-h_min / (h_max - h_min) * width:.1f}" if h_min < 0 < h_max else None,
+        "ends": (number(h_min), number(h_max)),
+        "top": percent(top),
+        "epoch": _when(int(last["epoch"])),
+    }
+
+
+def _when(epoch: int) -> str:
+    """Name an epoch."""
+    return "untrained" if epoch == -1 else f"epoch {epoch}"
 
 
 def _by_epoch(values: xr.DataArray) -> Any:
@@ -149,7 +194,7 @@ def _trend(title: str, note: str, values: xr.DataArray, form: Callable[[float], 
     low, high = min(float(np.nanmin(series)), 0.0), max(float(np.nanmax(series)), 0.0)
     width, height = _TREND
     step, scale = width / (series.size - 1), height / ((high - low) or 1.0)
-    whens = ["untrained" if label == -1 else f"epoch {label}" for label in values["epoch"].values]
+    whens = [_when(int(label)) for label in values["epoch"].values]
     return {
         "title": title,
         "note": note,

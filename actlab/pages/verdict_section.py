@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from actlab.charts.wall_chart import WallOptions, crop
-from actlab.findings.finding import ICONS, WORDS, Finding
+from actlab.findings.finding import ICONS, WORDS, Finding, Verdict
 from actlab.pages.formats import number, spans
 from actlab.pages.html import Section
 from actlab.pages.places import Place, places_of, rows_of
 from actlab.pages.sections import Material, data_uri
 
-__all__ = ["verdict"]
+__all__ = ["level_counts", "verdict"]
 
 _MOST_PICTURES: Final = 12
 _PICTURE: Final = WallOptions(tile_width=96, tile_height=60)
@@ -27,11 +27,7 @@ def verdict(material: Material) -> Section:
     pictures = _pictures(material, groups)
     flagged = {layer for group in groups for each in _sick(group) for layer in each.layers}
     context = {
-        "counts": [
-            {"level": level, "icon": ICONS[level], "count": count, "word": WORDS[level][count != 1]}
-            for level, count in found.counts.items()
-            if level in WORDS and count
-        ],
+        "counts": level_counts(found),
         "n_clear": sum(layer not in flagged for layer in material.layers.index),
         "n_layers": len(material.layers),
         "healthy": found.is_healthy,
@@ -52,6 +48,15 @@ def verdict(material: Material) -> Section:
         "ok": ICONS["healthy"],
     }
     return Section("verdict", "Verdict", "verdict.html.j2", context)
+
+
+def level_counts(found: Verdict) -> list[dict[str, Any]]:
+    """Count the findings of each level: level, icon, count and word, nothing of a level without any."""
+    return [
+        {"level": level, "icon": ICONS[level], "count": count, "word": WORDS[level][count != 1]}
+        for level, count in found.counts.items()
+        if level in WORDS and count
+    ]
 
 
 def _sick(group: Finding) -> Iterator[Finding]:

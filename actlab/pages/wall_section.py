@@ -43,13 +43,19 @@ def wall(material: Material) -> Section:
     context = {
         "tiles": tiles,
         "kinds": list(kinds.index) if len(kinds) > 1 else [],
-        "levels": {level: ICONS[level] for level in LEVELS if any(tile["level"] == level for tile in tiles)},
+        "levels": {
+            level: ICONS[level]
+            for level in LEVELS
+            if any(tick["level"] == level for tile in tiles for tick in tile["ticks"])
+            or any(tile["level"] == level for tile in tiles)
+        },
         "zero": f"{axis.h_max / (axis.h_max - axis.h_min):.2%}" if inside else None,
         "cols": material.wall_options.cols,
         "info": material.wall_options.show_layer_info,
         "width": 112 if len(tiles) > _FEW else 176,
         "batches": spans(material.steps.tolist(), material.stride),
         "epochs": material.selected,
+        "beyond": layers.index[(material.columns["total_out_of_range"] > 0.5).values].tolist(),
         "range": (number(axis.h_min), number(axis.h_max)),
         "gradient": ", ".join(translucent_palette(**ends, size=18)),
         "scale": {

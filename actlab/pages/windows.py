@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from actlab.charts.paged import read_window
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from actlab.charts.slotted import LayerSlots
     from actlab.pages.sections import Material
 
-__all__ = ["Window", "choose_windows", "miscounts", "odd_columns", "pack_windows"]
+__all__ = ["Window", "choose_windows", "miscounts", "odd_columns", "pack_windows", "strays"]
 
 _LEVELS: Final = ("error", "warning", "advice")
 _MOST: Final = 12  # windows around findings, and as many around odd columns
@@ -24,6 +25,9 @@ _CELL_BYTES: Final = 0.4
 _ODD: Final = 0.05  # a batch less far from the rest of its column is no event
 _MISCOUNT: Final = 0.01  # a smaller part of the values more or less is none
 _TIMES: Final = 3  # nor is one that is not so many times as far as usual
+_NEAR: Final = 101  # batches that say what is usual at a place
+_FAR: Final = 4  # times the distance that 99 % of the batches keep
+_REACH: Final = 0.1  # of what the values of a batch span, at least
 
 
 class Window(NamedTuple):
@@ -66,6 +70,41 @@ def miscounts(material: Material, name: str) -> tuple[NDArray[np.float64], NDArr
     starts = material.columns["first_row"].values
     row = np.array([int(part.argmax()) for part in np.split(apart, starts[1:])])
     return apart[starts + row], row
+
+
+def strays(material: Material, name: str) -> dict[int, float]:
+    """Find batches with a few values far beyond those of all others.
+
+    The largest value of a batch is compared with the median of those of the batches around it, and its
+    distance with that of the other batches; likewise the smallest.
+
+    Parameters
+    ----------
+    material : Material
+        What the page is made of.
+    name : str
+        A layer.
+
+    Returns
+    -------
+    dict of int to float
+        Row of each such batch, and its farthest value.
+    """
+    one = material.run["train"][["min", "max"]].sel(layer=name).isel(step=material.rows)
+    least, most = one["min"].values.astype(np.float64), one["max"].values.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        span = most - least
+    if not np.isfinite(span).any():
+        return {}
+    found: dict[int, float] = {}
+    enough = _REACH * float(np.nanmedian(span))
+    for ends, sign in ((most, 1), (least, -1)):
+        usual = pd.Series(ends).rolling(_NEAR, center=True, min_periods=1).median().to_numpy(np.float64)
+        with np.errstate(invalid="ignore"):
+            beyond = np.where(np.isfinite(ends), sign * (ends - usual), np.nan)
+        far = max(enough, _FAR * float(np.nanquantile(beyond, 0.99)))
+        found |= {int(row): float(ends[row]) for row in np.flatnonzero(beyond > far)}
+    return found
 
 
 def odd_columns(oddest: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -117,6 +156,7 @@ def _odd(material: Material) -> list[tuple[str, int]]:
             row = int(np.searchsorted(material.steps, int(one["oddest_step"][column])))
             row = int(first[column] + within[column]) if apart[column] else row
             found.append((max(float(one["oddest"][column]), float(apart[column])), name, row))
+        found += [(0.0, name, row) for row in strays(material, name)]
     found.sort(key=lambda each: -each[0])
     return [(name, row) for _, name, row in found[:_MOST]]
 

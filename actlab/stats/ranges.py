@@ -26,6 +26,9 @@ __all__ += ["symmetric_range"]
 OUTSIDE: Final = 0.001
 """Share of the finite mass that a default range may leave out on each side."""
 
+_ABSURD: Final = 1000
+"""A layer so many times as large as the middle one does not make all others a line."""
+
 NICE: Final = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 """Mantissas of a range that reads well."""
 
@@ -185,7 +188,8 @@ def default_range(run: Run, layers: str | Sequence[str] | None = None) -> tuple[
     """Return one range for all layers of a run: all but 0.1 % of the finite mass on each side.
 
     The larger of two readings, all values pooled and every layer weighing the same, over the train
-    split (over the others where there is none).
+    split (over the others where there is none). Layers more than 1000 times as large as the middle one
+    (the upper of the two, where the number is even) are left out.
 
     Parameters
     ----------
@@ -225,7 +229,16 @@ def shared_range(counts: xr.DataArray) -> tuple[float, float]:
     h_min, h_max : float
         As `symmetric_range`.
     """
-    finite = counts.isel(bucket=slice(1, -2)).sum("bucket")
-    pooled = counts.sum("layer").astype(np.float64)
-    alike: xr.DataArray = (counts / finite.where(finite > 0)).sum("layer")
+    usual = counts.isel(layer=_usual(counts))
+    finite = usual.isel(bucket=slice(1, -2)).sum("bucket")
+    pooled = usual.sum("layer").astype(np.float64)
+    alike: xr.DataArray = (usual / finite.where(finite > 0)).sum("layer")
     return symmetric_range(xr.concat([pooled, alike], "reading", coords="minimal", compat="override"))
+
+
+def _usual(counts: xr.DataArray) -> NDArray[np.bool_]:
+    """Tell which layers [layer] are not of absurd size, given pooled counts [layer, bucket]."""
+    ends = quantile(counts, (OUTSIDE, 1 - OUTSIDE)).transpose("layer", ...).values
+    size = np.nan_to_num(np.abs(ends).max(axis=1))  # NaN without values
+    sizes = np.sort(size[size > 0])
+    return np.asarray(size <= _ABSURD * sizes[sizes.size // 2] if sizes.size else size == 0)

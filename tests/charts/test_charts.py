@@ -14,7 +14,7 @@ def loaded_by(code):
 
 
 def test_charts_are_loaded_on_first_use():
-    assert dir(charts) == ["colorful", "twin_peaks", "wall"]
+    assert dir(charts) == ["colorful", "per_class", "twin_peaks", "wall"]
     heavy = {"holoviews", "bokeh", "datashader", "torch", "xarray"}
     assert not heavy & set(loaded_by("import actlab.charts"))
 

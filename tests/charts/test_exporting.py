@@ -2,17 +2,20 @@
 
 import base64
 import io
+import itertools
 import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 import actlab
 from actlab.axis import LinearAxis
 from actlab.charts.colorful_chart import ColorfulOptions, prepare
 from actlab.charts.palette import log_palette
+from actlab.charts.printed import colorful_figure
 from actlab.errors import RecipeError, SelectionError, StoreError
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -59,13 +62,42 @@ def test_an_svg_keeps_text_and_lines(drawing):
 
 
 def test_a_png_has_two_pixels_for_one(charted, tmp_path):
-    small, wide = (
-        Image.open(
-            actlab.export(charted.run, tmp_path / f"{width}.png", layer="odd", width=width, height=120)
-        )
-        for width in (200, 300)
-    )
-    assert (wide.width - small.width, wide.height) == (200, small.height)
+    sizes = []
+    for width in (800, 900):
+        options = {"layer": "odd", "width": width, "height": 120}
+        with Image.open(actlab.export(charted.run, tmp_path / f"{width}.png", **options)) as image:
+            sizes.append(image.size)
+            assert image.info["dpi"] == pytest.approx((192, 192), abs=0.1)
+    (small, small_height), (wide, wide_height) = sizes
+    assert (wide - small, wide_height) == (200, small_height)
+
+
+@pytest.mark.parametrize("width", [100, 170, 300, 900])
+@pytest.mark.parametrize("name", ["fc", "n" * 200, "a long name of two words and more"])
+def test_what_stands_above_is_not_cut_and_does_not_overlap(charted, width, name):
+    options = ColorfulOptions(width=width, height=80)
+    data = prepare(charted.run, LinearAxis(-3, 5, 16), options, layers=["odd"])
+    figure = colorful_figure(data.assign_coords(layer=[name]), options)
+    draw = FigureCanvasAgg(figure).get_renderer()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(text.get_text() for text in figure.texts[1:])
+    boxes = [text.get_window_extent(draw) for text in figure.texts]
+    boxes += [legend.get_window_extent(draw) for legend in figure.legends]
+    boxes.append(figure.axes[0].get_window_extent(draw))
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    for first, second in itertools.combinations(boxes, 2):
+        assert not first.overlaps(second)
+
+
+@pytest.mark.parametrize("by", ["unit", "label"])
+def test_the_classes_have_a_panel_each(charted, tmp_path, by):
+    options = {"by": by, "names": ["three", "seven </text>"], "n_bins": 10, "cols": 1}
+    path = actlab.export(charted.run, tmp_path / "a.svg", chart="per_class", epoch=0, **options)
+    texts = ["".join(text.itertext()) for text in ET.parse(path).getroot().iter(f"{SVG}text")]
+    assert {"head, epoch 0", "YES", "NO", "0 three", "1 seven </text>"} <= set(texts)
+    assert any(text.startswith("validation") for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +108,7 @@ def test_a_png_has_two_pixels_for_one(charted, tmp_path):
         ("twin_peaks", {"epoch": "untrained"}),
         ("twin_peaks", {"layer": "grows", "n_bins": 30}),
         ("wall", {"layers": ["!odd"], "cols": 2}),
+        ("per_class", {"epoch": "last", "cols": 1}),
     ],
 )
 @pytest.mark.parametrize("ending", ["png", "svg"])
@@ -98,7 +131,7 @@ def test_the_wall_has_a_tile_and_a_name_for_each_layer(charted, tmp_path):
 def test_names_are_text_whatever_they_are(charted, tmp_path, monkeypatch):
     hostile = "</text><script>alert(1)</script>$x$"
     monkeypatch.setattr("actlab.charts.colorful_chart.layer_info", lambda *_: hostile)
-    path = actlab.export(charted.run, tmp_path / "x.svg", layer="relu", **SIZE)
+    path = actlab.export(charted.run, tmp_path / "x.svg", layer="relu", width=600)
     root = ET.parse(path).getroot()
     assert not list(root.iter(f"{SVG}script"))
     assert any(hostile in "".join(text.itertext()) for text in root.iter(f"{SVG}text"))
@@ -125,6 +158,8 @@ def test_what_is_there_stays_unless_told(charted, tmp_path):
         ("a.png", {"heigth": 3}, RecipeError, "did you mean 'height'"),
         ("a.png", {"n_bins": 300, "height": 100}, RecipeError, "100 pixels show at most 200"),
         ("a.png", {"epochs": [7]}, SelectionError, "no epoch 7"),
+        ("a.png", {"chart": "per_class", "classes": [2]}, SelectionError, "no class 2"),
+        ("a.png", {"chart": "per_class", "col": 2}, RecipeError, "did you mean 'cols'"),
         ("s3://bucket/a.png", {}, StoreError, "is a URL"),
     ],
 )
@@ -134,3 +169,12 @@ def test_mistakes_are_said_in_one_line(charted, tmp_path, name, options, error, 
         actlab.export(charted.run, where, **options)
     assert not re.search(r"\n", str(raised.value))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("chart", ["colorful", "twin_peaks", "per_class"])
+def test_without_a_head_it_is_said_what_to_do(charted, tmp_path, monkeypatch, chart):
+    monkeypatch.setattr(charted.run, "head", None)
+    with pytest.raises(
+        SelectionError, match=r"has no head: name a layer, .* --layer NAME; .*'grows', 'relu'"
+    ):
+        actlab.export(charted.run, tmp_path / "a.png", chart=chart)

@@ -1,9 +1,12 @@
+import holoviews as hv
 import numpy as np
 import pytest
+from bokeh.models import Axis, Div, PlainText, Title
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actlab.axis import LinearAxis
+from actlab.charts import colorful, twin_peaks, wall
 from actlab.charts.look import log_ticks, view
 from actlab.errors import AxisError
 from actlab.stats import default_range
@@ -34,3 +37,43 @@ def test_a_missing_end_comes_from_the_run(charted):
     assert view(charted.run, -1.5, 0.5, 30) == LinearAxis(-1.5, 0.5, 30)
     with pytest.raises(AxisError, match="h_min must be below h_max"):
         view(charted.run, 1, -1, 30)
+
+
+HOSTILE = ("<img src=x onerror=alert(1)>", "$$x$$", "{7*7} {label}", r"\(x\)")
+
+
+@pytest.fixture(scope="module")
+def hostile(record_run):
+    rows = [(0, {name: np.arange(8.0)[:, None] for name in HOSTILE}, np.arange(8) % 2)]
+    return record_run({"train": rows * 3, "valid": rows}, HOSTILE, head=HOSTILE[0])
+
+
+def written(model):
+    """Return the texts of a figure or of a grid that Bokeh would not take for HTML or a formula."""
+    texts = [each.text for each in model.select({"type": Title})]
+    return [each.text if isinstance(each, PlainText) else each for each in texts]
+
+
+def formulas(model):
+    """Return the texts that Bokeh would take for a formula."""
+    texts = [each.text for each in model.select({"type": Title})]
+    texts += [each.axis_label for each in model.select({"type": Axis})]
+    return [each for each in texts if isinstance(each, str) and ("$$" in each or r"\(" in each)]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_drawn_as_they_are(hostile, name):
+    for chart in (colorful(hostile, name), twin_peaks(hostile, layer=name)):
+        figure = hv.render(chart)
+        assert any(text.startswith(name) for text in written(figure))
+        assert formulas(figure) == []
+
+
+def test_the_wall_says_names_as_they_are(hostile):
+    layout = hv.render(wall(hostile, h_min=-1, h_max=1, n_bins=4))
+    assert set(HOSTILE) <= set(written(layout))
+    assert formulas(layout) == []
+    alone = hv.render(wall(hostile, layers=[HOSTILE[0]], h_min=-1, h_max=1, n_bins=4))
+    (title,) = alone.select({"type": Div})  # which is HTML, and names the layer that is worst
+    assert "(&lt;img src=x onerror=alert(1)&gt;)" in title.text
+    assert "<img" not in title.text

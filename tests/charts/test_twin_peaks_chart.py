@@ -6,6 +6,7 @@ from actlab import peaks
 from actlab.axis import LinearAxis
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions, draw, prepare, readable_axis, twin_peaks
 from actlab.errors import RecipeError, SelectionError
+from actlab.peaks.pooling import pool_epoch
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,32 @@ def test_other_layers_have_no_truth(charted):
     assert (data.attrs["layer"], data.attrs["source"], data.attrs["n_bins"]) == ("grows", "counts", 20)
     assert data.yes.isnull().all()
     assert hv.render(draw(data)).select_one({"name": "yes_area"}) is None
+
+
+@pytest.mark.parametrize("layer", ["head", "grows"])
+def test_zoomed_the_curves_are_binned_anew_and_the_epoch_is_read_once(charted, monkeypatch, layer):
+    picture = twin_peaks(charted.run, 2, layer=layer, h_min=-4, h_max=4, n_bins=16)
+    read = []
+    monkeypatch.setattr(
+        "actlab.charts.twin_peaks_chart.pool_epoch", lambda *asked: read.append(asked) or pool_epoch(*asked)
+    )
+    for low, high, n_bins in ((-1, 1, 16), (0, 3, 12), (-8, 8, 16), (-4, 4, 16), (-1, 1, 16)):
+        picture.streams[0].update(x_range=(low, high))
+        figure = hv.render(picture[()])
+        exact = peaks.twin_peaks(charted.run, 2, axis=LinearAxis(low, high, n_bins), layer=layer)
+        scale = 0.5 * n_bins / (high - low)
+        for split in ("train", "valid", "test"):
+            curve = drawn(figure, split)
+            np.testing.assert_allclose(curve["x"], exact.bin)
+            np.testing.assert_allclose(curve["y"], exact.curves.sel(split=split) * scale)
+        assert (figure.select_one({"name": "yes_area"}) is not None) == (layer == "head")
+    assert len(read) == 1
+
+
+def test_a_head_of_nothing_but_nan_has_a_picture(record_run):
+    rows = [(0, {"fc": np.full((4, 2), np.nan)}, None)]
+    figure = hv.render(twin_peaks(record_run({"train": rows}, ["fc"])))
+    assert (figure.y_range.start, figure.y_range.end) == (0, 1)
 
 
 def test_mistakes_are_named(charted, data, monkeypatch):

@@ -20,6 +20,16 @@ def zooms(charted):
     return {name: Zoom(charted.run, name, VIEW, max_columns=7) for name in charted.run.names}
 
 
+@pytest.fixture(scope="module")
+def pictures(charted):
+    """Live charts of 7 columns and 16 bins, by layer, each with its plot."""
+    made = {
+        name: colorful(charted.run, name, h_min=-3, h_max=5, n_bins=16, max_columns=7)
+        for name in ("grows", "head")
+    }
+    return {name: (picture, hv.renderer("bokeh").get_plot(picture)) for name, picture in made.items()}
+
+
 @pytest.mark.parametrize("layer", ["grows", "relu", "odd", "unused", "head"])
 def test_the_whole_picture_is_that_of_the_columns(charted, zooms, layer, recwarn):
     whole, mine = (
@@ -65,6 +75,42 @@ def test_nested_bins_cover_what_is_in_sight_and_share_edges(low, width):
     assert np.log2(ratio) == pytest.approx(round(np.log2(ratio)), abs=1e-9)
     offset = (bins.h_min - VIEW.h_min) / (0.5 * min(ratio, 1))
     assert offset == pytest.approx(round(offset), abs=1e-6)
+
+
+@settings(max_examples=8, deadline=None)
+@given(x=st.tuples(st.floats(-5, 30), st.floats(0.1, 30)), y=st.tuples(st.floats(-6, 6), st.floats(0.05, 20)))
+@pytest.mark.parametrize("layer", ["grows", "head"])
+def test_the_zoomed_picture_holds_exact_means_of_whole_batches(charted, pictures, layer, x, y):
+    picture, plot = pictures[layer]
+    picture.streams[0].event(x_range=(x[0], x[0] + x[1]), y_range=(y[0], y[0] + y[1]))
+    drawn = plot.state.select_one({"name": "image"}).data_source.data
+    n_bins, columns = drawn["count"][0].shape
+    bottom, first, wide = drawn["y"][0], int(drawn["x"][0]), int(drawn["dw"][0])
+    axis = LinearAxis(bottom, bottom + drawn["dh"][0], n_bins)
+    k = wide // columns
+    assert (first % k, wide % columns, columns <= 7) == (0, 0, True)
+    rows = len(charted.epochs["train"])
+    for column in range(columns):
+        batches = range(first + column * k, min(first + (column + 1) * k, rows))
+        if layer == "head":  # kept as it is: no interpolation
+            values = np.concatenate([charted.values["train", step]["head"].ravel() for step in batches])
+            inside = axis.index(values.astype(np.float64))
+            exact = np.bincount(inside[(inside >= 0) & (inside < n_bins)], minlength=n_bins) / len(batches)
+        else:
+            recorded = charted.run["train"].isel(step=list(batches)).sel(layer=layer)
+            total = recorded.counts.values.sum(axis=0, dtype=np.uint64)
+            exact = rebin_array(total, recorded.lower.values, recorded.upper.values, axis).counts / len(
+                batches
+            )
+        np.testing.assert_allclose(drawn["count"][0][:, column], exact, rtol=1e-9, atol=1e-12)
+
+
+def test_large_counts_are_kept_whole(record_run):
+    rows = [(0, {"fc": np.zeros((batch, 1)), "few": np.ones((3, 1))}, None) for batch in (70_000, 2, 300)]
+    run = record_run({"train": rows}, ["few", "fc"], raw=False)
+    view = Zoom(run, "fc", LinearAxis(-1, 1, 3), max_columns=2).view()
+    assert view["counts"].values[0].tolist() == [[0, 35_001, 0], [0, 300, 0]]
+    assert Zoom(run, "few", LinearAxis(-1, 2, 3)).view()["counts"].values[0, :, 2].tolist() == [3, 3, 3]
 
 
 def test_the_scale_stays_while_moving_along(zooms):

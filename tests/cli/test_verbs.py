@@ -285,6 +285,7 @@ def test_a_branch_begins_at_a_step(run, capsys):
         "--h-min -2 --h-max 2 --n-bins 40 --epochs 0 --width 200 --height 100",
         "--chart twin_peaks --epochs last --n-bins 20",
         "--chart wall --layer *,!input --width 40 --height 40",
+        "--chart per_class --epochs 0 --n-bins 20 --width 60 --height 40",
     ],
 )
 def test_export_writes_a_figure_and_says_so(run, capsys, words):

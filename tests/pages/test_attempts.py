@@ -38,6 +38,7 @@ def test_the_page_shows_live_rows_and_says_so(path, tmp_path):
     page = actlab.report(path, tmp_path / "live.html")
     said = "2, begun after 0, 10 training batches; what a later one has replaced is left out"
     assert fact(page, "Attempts") == said
+    assert fact(page, "Resumed") == "after batch 10"
     assert fact(page, "Rows") == "train 20, valid 2"
 
 
@@ -64,3 +65,15 @@ def test_the_page_of_a_branch_names_its_parent(path, tmp_path):
     page = actlab.report(made, tmp_path / "branch.html")
     assert fact(page, "Branch of") == f"{path.resolve()}, after 10 training batches"
     assert "<dt>Attempts" not in page.read_text(encoding="utf-8")
+
+
+def test_the_top_of_the_page_says_what_the_run_lacks(path, tmp_path):
+    run = actlab.open_run(path)
+    run.attributes["gaps"] = {"train": [[first, first + 1] for first in range(0, 12, 2)], "valid": [[3, 3]]}
+    run.attributes["closed"] = False
+    page = actlab.report(run, tmp_path / "lacks.html")
+    said = re.findall(r'<p class="missing">(.*?)</p>', page.read_text(encoding="utf-8"))
+    assert said[0].startswith("Not closed: ")
+    assert said[1].startswith("Steps that were dropped: train 0 to 1, train 2 to 3, ")
+    assert said[1].endswith(", and 3 more.")
+    assert fact(page, "Dropped steps").endswith("train 10 to 11, valid 3")

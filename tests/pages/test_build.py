@@ -243,3 +243,17 @@ def test_reporting_never_loads_torch(small_run, tmp_path):
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_layer_of_absurd_size_does_not_hide_the_others_and_is_named(record_run, tmp_path):
+    random = np.random.default_rng(0)
+    names = ["a", "b", "c", "<b>huge"]
+    sizes = dict(zip(names, [1, 1, 1, 1e37], strict=True))
+    rows = [
+        (0, {name: random.normal(0, 1, 99) * size for name, size in sizes.items()}, None) for _ in range(4)
+    ]
+    run = record_run({"train": rows}, names, head=None, raw=False)
+    html = report(run, tmp_path / "page.html", sections=["verdict", "wall"]).read_text(encoding="utf-8")
+    assert load_recipe(tmp_path / "page.toml").h_max <= 4
+    assert re.search(r"mostly out of this range: <bdi>&lt;b&gt;huge</bdi></span>", html)
+    assert "Out of view" in html

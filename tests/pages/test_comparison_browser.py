@@ -4,7 +4,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
+from torch import nn
 
 import actlab
 from actlab.charts.comparison_chart import (
@@ -45,6 +47,24 @@ def pair(record_run):
         return record_run({"train": rows, "valid": rows}, ["near", HOSTILE, "fc"])
 
     return {"a": record(0, 3), "b": record(1.5, 2)}
+
+
+@pytest.fixture(scope="module")
+def strided(tmp_path_factory):
+    """Return two runs of three epochs that share one batch; the second one was gone on with."""
+    folder, random = tmp_path_factory.mktemp("strided"), torch.Generator().manual_seed(0)
+
+    def train(name, steps, every, **options):
+        model = nn.Sequential(nn.Linear(4, 3))
+        with actlab.Recorder(model, folder / name, every=every, **options) as recorder:
+            for step in steps:
+                with recorder.batch("train", epoch=step // 8):
+                    model(torch.randn(16, 4, generator=random))
+
+    train("fives.zarr", range(24), 5)
+    train("sevens.zarr", range(12), 7)
+    train("sevens.zarr", range(12, 24), 7, resume=True)
+    return [folder / "fives.zarr", folder / "sevens.zarr"]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +134,51 @@ def test_the_layer_farthest_apart_comes_first_and_what_is_missing_is_said(drawn,
     assert page.locator(".tile:visible").count() == 1
 
 
+@pytest.mark.browser
+def test_runs_that_hardly_share_a_batch_are_shown_by_epoch(strided, open_page, until, tmp_path):
+    page = open_page(compare_report(strided, tmp_path / "page.html", h_min=-4, h_max=4, n_bins=40))
+    said = page.text_content("#top")
+    assert "hardly a batch in common, so a column of a picture is a whole epoch" in said
+    assert "was gone on with after 12 training batches" in said
+    assert page.text_content(".facts dd >> nth=2") == "3 of 1 epoch each"
+    page.locator("#compare-picture-1").hover()
+    until(page, "document.getElementById('tooltip').textContent.startsWith('epoch 1\\n')")
+
+
+def test_columns_of_epochs_hold_what_the_epochs_do(strided):
+    runs = actlab.comparison.open_runs(strided)
+    columns, epochs = prepare(runs, actlab.LinearAxis(-4, 4, 40))
+    assert columns.attrs["unit"] == "epoch"
+    assert columns["step"].values.tolist() == columns["last"].values.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(columns["share"], epochs["share"])
+
+
+def test_a_column_knows_the_last_batch_that_all_runs_have(strided):
+    runs = actlab.comparison.open_runs([strided[0]] * 2)
+    options = ComparisonOptions(detail_width=8)
+    columns, _ = prepare(runs, actlab.LinearAxis(-4, 4, 40), options)
+    assert columns.attrs["unit"] == "batch"
+    assert columns["last"].values.tolist() == [0, 5, 10, 15, 20]
+    columns, _ = prepare(runs, actlab.LinearAxis(-4, 4, 40), options.model_copy(update={"detail_width": 2}))
+    assert columns["step"].values.tolist() == [0, 15]
+    assert columns["last"].values.tolist() == [10, 20]
+
+
+@pytest.mark.browser
+def test_long_names_widen_nothing_and_differences_stand_under_their_run(pair, open_page, tmp_path):
+    runs = {"x" * 200: pair["a"], HOSTILE: pair["b"], "many words " * 20: pair["a"]}
+    path = compare_report(runs, tmp_path / "page.html", h_min=-4, h_max=4, n_bins=10)
+    for width in (390, 1440):
+        page = open_page(path, width=width)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.locator("#compare-picture-1").hover()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("window.hit") is None
+    left = [page.locator(f"#compare-picture-{place}").bounding_box()["x"] for place in range(5)]
+    assert left[3:] == left[1:3]
+    assert page.locator(f"#compare .who[title='{'x' * 200}']").count() > 0
+
+
 def test_the_verdicts_stand_side_by_side(pair, make_finding, tmp_path, monkeypatch):
     mine, both = make_finding("error", layers=("fc",)), make_finding("advice", rule="drift", name="Drift")
     verdicts = {
@@ -128,8 +193,15 @@ def test_the_verdicts_stand_side_by_side(pair, make_finding, tmp_path, monkeypat
         for row in rows
     ]
     assert [row[0].split(":")[-1].strip() for row in cells] == ["Dead ReLU", "Drift"]
-    assert cells[0][1] == "not found"
+    assert cells[0][1].split() == ["a", "not", "found"]
     assert "63 of 64 units gave 0." in cells[0][2]
+
+
+def test_a_verdict_of_too_little_is_no_sign_of_health(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("actlab.pages.comparison_build.check", lambda run, **_: Verdict([], [], [], ""))
+    html = compare_report(pair, tmp_path / "page.html", sections=["verdict"]).read_text(encoding="utf-8")
+    assert "not enough data to tell anything" in html
+    assert "No finding" not in html
 
 
 @pytest.mark.browser
@@ -158,6 +230,8 @@ def test_the_verb_writes_a_page_of_the_sections_asked_for(pair, tmp_path, capsys
     assert re.findall(r'<section id="([a-z]+)"', html) == ["top", "numbers", "layers"]
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--max-size", "0.001"]) == 2
+    assert "max_size: the page takes" in capsys.readouterr().err
 
 
 def test_names_of_the_recipe_draw_the_page_again(drawn, pair, tmp_path):

@@ -12,6 +12,11 @@ def test_a_constant_with_the_noise_of_means_is_a_level_line():
     assert (drawn["ends"], drawn["said"]) == (["0.001"], "constant at 0.001")
 
 
+def test_a_lane_that_ends_in_nothing_says_so():
+    assert lane([2.0, 1.0, float("nan")], 200, 44)["said"].endswith("1, then nothing finite")
+    assert lane([2.0, 2.0, float("nan")], 200, 44)["said"] == "constant at 2, then nothing finite"
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e20])
 def test_a_change_fills_the_lane_whatever_its_size(scale):
     drawn = lane([2 * scale, 2.00001 * scale, scale], 200, 44)

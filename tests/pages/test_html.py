@@ -13,7 +13,7 @@ HOSTILE = "</script><script>alert(1)</script><!-- {{7*7}} & \u2028 <img src=x on
 
 
 def page(title="A page"):
-    context = {"title": title, "notes": HOSTILE, "facts": [("Model", HOSTILE)], "lanes": []}
+    context = {"title": title, "notes": HOSTILE, "facts": [("Model", HOSTILE)], "missing": [], "lanes": []}
     return Page(title, (Section("top", "", "facts.html.j2", context, {"name": HOSTILE}, ("AAAA",)),))
 
 

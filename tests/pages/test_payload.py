@@ -15,7 +15,6 @@ from actlab.pages.payload import (
     WINDOW_SERIES,
     log_codes,
     log_counts,
-    pack_counts,
     pack_floats,
     pack_layer,
     pack_window,
@@ -100,7 +99,6 @@ def test_a_payload_is_one_raw_deflate_stream_of_the_stated_length():
     window = pack_window(columns, 2, np.zeros((len(WINDOW_SERIES), 6)))
     assert len(inflated(window.blob)) == 30 + 4 * len(WINDOW_SERIES) * 6
     assert (window.first, window.slots, window.high) == (2, 5, 2.0)
-    assert len(inflated(pack_counts(np.stack([columns, columns])).blob)) == 60
 
 
 @given(SUMS, st.integers(0, 3), st.integers(-6, 6))

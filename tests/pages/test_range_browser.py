@@ -63,6 +63,8 @@ def test_the_twin_peaks_follow_and_have_a_range_of_their_own(open_page, small_pa
     page = open_page(small_page)
     own = [page.input_value(f"#peaks-range-{end}") for end in ("min", "max", "bins")]
     go(page, until, (-3, 2, 40))
+    page.evaluate("document.getElementById('peaks').scrollIntoView({ behavior: 'instant' })")
+    until(page, "Bokeh.documents[0].get_model_by_name('valid').data_source.data.y.length === 40")
     data = twin_peaks_chart.prepare(small_run, axis=LinearAxis(-3, 2, 40)).isel(epoch=-1)
     for split in ("train", "valid"):
         known = data["curves"].sel(split=split).values

@@ -107,6 +107,30 @@ def test_a_trend_holds_its_numbers_and_short_ends(section):
     assert highest["said"].startswith("epoch 2: ")
 
 
+def test_on_paper_are_the_curves_and_marks_of_the_last_epoch(section):
+    rows = [(epoch, *two_peaks(epoch, 1 + epoch)) for epoch in range(3)]
+    made = section(train=rows, valid=rows)
+    still, (width, height) = made.context["still"], made.context["still"]["size"]
+    low, high, bins = made.data["range"]
+    assert (still["epoch"], list(still["curves"])) == ("epoch 2", ["train", "valid"])
+    (points,) = still["curves"]["valid"]
+    heights = [height - float(point.split(",")[1]) for point in points.split()]
+    assert len(heights) == bins
+    assert max(heights) == pytest.approx(height, abs=0.1)
+    values = rows[2][1]
+    counts, _ = np.histogram(values.astype(np.float32), bins=bins, range=(low, high))
+    assert heights == pytest.approx(counts / counts.max() * height, abs=0.03 * height)
+    for mark, at in zip(still["marks"], (-3, 3), strict=True):
+        assert float(mark["x"]) == pytest.approx((at - low) / (high - low) * width, abs=0.05 * width)
+    assert [mark["is_left"] for mark in still["marks"]] == [True, False]
+
+
+def test_values_that_are_not_finite_draw_nothing_on_paper(section):
+    made = section(train=[(0, np.full((8, 2), np.nan), None)])
+    assert made.context["still"]["curves"] == {}
+    assert made.context["still"]["marks"] == []
+
+
 def test_the_section_says_its_own_range(section):
     made = section(train=[(0, *two_peaks(0, 3))])
     low, high = (float(end) for end in re.search(r"\[(.*), (.*)\]", made.context["view"]).groups())

@@ -233,3 +233,8 @@ def test_a_tick_stands_only_where_the_page_has_the_step(small_run, make_material
     assert tile["level"] == "error"
     assert tile["ticks"] == []
     assert tile["alt"].endswith("; error: Dead ReLU; warning: Dead ReLU")
+
+
+def test_the_legend_of_the_wall_names_every_mark_on_it(small_run, make_material, make_finding):
+    found = [make_finding(layers=("wild",), steps=(4, 8)), make_finding("warning", ("wild",), (9, 9))]
+    assert list(wall_section.wall(make_material(small_run, found)).context["levels"]) == ["error", "warning"]

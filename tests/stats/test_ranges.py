@@ -52,6 +52,18 @@ def test_default_range_is_the_larger_of_two_readings(record_run):
         default_range(run, "mani")
 
 
+def test_default_range_is_not_that_of_few_layers_of_absurd_size(record_run):
+    random = np.random.default_rng(0)
+    values = {"a": random.uniform(-0.9, 0.9, 999), "b": random.uniform(-3.9, 3.9, 999), "zero": np.zeros(9)}
+    for name, size in (("large", 900.0), ("absurd", 1e37)):
+        batch = values | {name: np.full(999, size)}
+        run = record_run({"train": [(0, batch, None)]}, [*batch], head=None, raw=False)
+        assert default_range(run) == ((-1000, 1000) if name == "large" else (-4, 4))
+    # Of two layers none is the odd one.
+    assert default_range(run, ["a", "absurd"])[1] >= 1e37
+    assert default_range(run, "zero") == (-1, 1)
+
+
 def test_default_range_is_that_of_training_where_there_is_any(record_run):
     rows = {"train": [(0, {"a": np.full(9, 3.9)}, None)], "valid": [(0, {"a": np.full(9, 39.0)}, None)]}
     assert default_range(record_run(rows, ["a"], head=None, raw=False)) == (-4, 4)

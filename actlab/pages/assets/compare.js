@@ -63,10 +63,10 @@ const hoverCompared = (event) => {
   const at = (position, size, n) => Math.min(n - 1, Math.max(0, Math.floor((position / size) * n)));
   const x = at(event.clientX - box.left, box.width, cellsAcross);
   const y = cellsDown - 1 - at(event.clientY - box.top, box.height, cellsDown);
-  const { runs, bins, steps, lastStep, hMin, hMax, binsPerCell } = versus;
+  const { runs, bins, steps, lasts, unit, hMin, hMax, binsPerCell } = versus;
   const edge = (bin) => number(hMin + (Math.min(bin, bins.length) / bins.length) * (hMax - hMin));
-  const last = x + 1 < steps.length ? steps[x + 1] - 1 : lastStep;
-  const when = last > steps[x] ? `batches ${whole.format(steps[x])} to ${whole.format(last)}` : `batch ${whole.format(steps[x])}`;
+  const last = lasts[x];
+  const when = last > steps[x] ? `${unit === "epoch" ? "epochs" : "batches"} ${whole.format(steps[x])} to ${whole.format(last)}` : `${unit} ${whole.format(steps[x])}`;
   const lines = runs.map((run, place) => `${run}: ${shareAt(place, x, y)}${place > 0 ? `; difference ${differenceAt(place, x, y)}` : ""}`);
   const tip = $("tooltip");
   tip.textContent = [when, `value ${edge(y * binsPerCell)} to ${edge((y + 1) * binsPerCell)}; share of values per bin`, ...lines].join("\n");

@@ -1,7 +1,7 @@
 // The Twin Peaks of the runs of a comparison, over each other.
 
 const twins = page.compare_peaks;
-const twinRuns = twins.separation.length;
+const twinRuns = twins.runs.length;
 const twinned = { curves: null };
 
 const twinCurve = (run, epoch, split) => {
@@ -22,8 +22,9 @@ const drawTwins = (epoch) => {
   model("compare_twin_heights").end = 1.08 * top || 1;
   $("compare-peaks-shown").textContent = twins.epochs[epoch] < 0 ? "untrained" : String(twins.epochs[epoch]);
   const known = twins.separation.map((each) => each[epoch]);
-  $("compare-peaks-said").textContent = known.some((value) => value !== null)
-    ? `separation d′ of YES and NO: ${known.map((value) => (value === null ? "–" : number(Number(value.toPrecision(3))))).join(" and ")}` : "";
+  const said = known.map((value, run) => `${twins.runs[run]} ${value === null ? "–" : number(Number(value.toPrecision(3)))}`);
+  $("compare-peaks-said").textContent = top === 0 ? "no value of this epoch lies in the range"
+    : known.some((value) => value !== null) ? `separation d′ of YES and NO: ${said.join(", ")}` : "";
 };
 
 const paintTwins = () => {

@@ -10,13 +10,35 @@ const setTicks = (axis, ticks, say) => {
   axis.ticker.setv({ ticks }, { silent: true });
   axis.major_label_overrides = new Map(ticks.map((value) => [value, say(value)]));
 };
+// Round numbers from `low` to `high`, some `count` of them.
+const roundTicks = (low, high, count) => {
+  const coarse = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(coarse));
+  const apart = power * ([1, 2, 5].find((times) => times * power > 0.999 * coarse) ?? 10);
+  const first = Math.ceil(low / apart - 1e-9);
+  return Array.from({ length: Math.floor(high / apart + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * apart).toPrecision(12)));
+};
+// Ticks of an axis of values, all in the same, shorter way of writing; returns the words.
+const setValues = (axis, ticks) => {
+  const longest = (words) => Math.max(0, ...words.map((word) => word.length));
+  const plain = ticks.map(exact);
+  const powers = ticks.map((value) => (value === 0 ? "0" : value.toExponential().replace("e+", "e")));
+  const words = (longest(plain) > 6 && longest(powers) < longest(plain) ? powers : plain).map((word) => word.replaceAll("-", "−"));
+  setTicks(axis, ticks, (value) => words[ticks.indexOf(value)]);
+  return words;
+};
+// As many labels as have room below a figure.
+const tickCount = (name) => Math.max(2, Math.min(8, Math.floor((model(name).inner_width || 600) / 90)));
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 
 const number = (value) => {
   if (!Number.isFinite(value)) return "–";
   const text = value.toPrecision(4);
-  return text.includes("e") ? text.replace("e+", "e") : String(Number(text));
+  return text.includes("e") ? text.replace(/\.?0*e\+?/, "e") : String(Number(text));
 };
+
+// The end of a range, as it was chosen.
+const exact = (value) => String(value).replace("e+", "e");
 
 const percent = (share) => {
   if (!Number.isFinite(share)) return "–";
@@ -24,6 +46,8 @@ const percent = (share) => {
   if (share < 0.0001) return "<0.01%";
   return `${(100 * share).toFixed(share < 0.01 ? 2 : share < 0.1 ? 1 : 0)}%`;
 };
+
+const counted = (n, word) => `${whole.format(n)} ${word}${n === 1 ? "" : "s"}`;
 
 // Counts as ticks: 1M, 1k, 1, and below one what it means: one in so many batches.
 const tick = (count, batches) => {

@@ -74,7 +74,7 @@ const drawImage = () => {
   };
   detail.sight = { ...sight, out, width };
   drawResolution(start, end, m * view.k);
-  setTicks(model("detail").below[0], stepTicks(start, end), (row) => whole.format(stepOf(row)));
+  setTicks(model("detail").below[0], stepTicks(start, end, tickCount("detail")), (row) => whole.format(stepOf(row)));
 };
 
 // How much one column holds, and what is not to be seen in it.
@@ -87,18 +87,19 @@ const drawResolution = (start, end, batches) => {
     : `one column = ${batches === 1 ? "one batch" : `mean of ${whole.format(batches)} batches`}${every} · ${batchesOf(start, end)}` +
       (single.length > 0 ? ` · single: ${single.join(", ")}` : "");
   const { binned, layer: { info, series }, sight: { first, last } } = detail;
+  const far = new Set(info.strays.map(([column]) => column));
   let [flow, n, hidden] = [0, 0, 0];
   for (let c = first; c < last; c += 1) {
     n += series.n[c] * view.nRows[c];
     flow += (binned.underflow[c] + binned.overflow[c]) * series.n[c] * view.nRows[c] || 0;
-    hidden += info.odd.includes(c) || series.miscount[c] > 0 ? 1 : 0;
+    hidden += info.odd.includes(c) || series.miscount[c] > 0 || far.has(c) ? 1 : 0;
   }
   const gaps = view.gaps.filter(([row]) => row > start && row < end).reduce((sum, [, steps]) => sum + steps, 0);
   const parts = [
-    n > 0 && `out of range here ${percent(flow / n)}`,
+    n > 0 && `out of range here ${percent(flow / n)}${flow > n / 2 ? ": “fit” finds a range for this layer" : ""}`,
     binned.bound > 0.005 && sayBound(binned),
     view.k > 1 && `${hidden === 0 ? "no column hides" : hidden === 1 ? "one column hides" : `${whole.format(hidden)} columns hide`} an odd batch`,
-    gaps > 0 && `${whole.format(gaps)} step${gaps === 1 ? " was" : "s were"} not recorded`,
+    gaps > 0 && `${counted(gaps, "step")} ${gaps === 1 ? "was" : "were"} not recorded`,
   ];
   $("limits").textContent = info.never ? "" : parts.filter(Boolean).join(" · ");
 };
@@ -174,7 +175,6 @@ const drawEpochHistograms = () => {
 const drawScale = () => {
   const { low, high } = detail.binned;
   model("color_mapper").setv({ low, high, palette: layerPalette(detail.binned) });
-  setTicks(model("color_bar"), decades(low, high), (value) => tick(value, view.k));
 };
 
 const drawFacts = () => {
@@ -188,16 +188,16 @@ const drawFacts = () => {
   }
   const parts = info.never ? ["never called: nothing to show"] : [
     view.layerInfo && info.shape && `output ${info.shape}`,
-    `${whole.format(info.perBatch)} values a batch`,
-    `${bins} bins in [${number(hMin)}, ${number(hMax)}]`,
+    `${counted(info.perBatch, "value")} a batch`,
+    `${counted(bins, "bin")} in [${exact(hMin)}, ${exact(hMax)}]`,
     binned !== null && `out of range ${percent(binned.outside)}`,
     info.nonfinite > 0 && `NaN or infinite ${percent(info.nonfinite)}`,
     binned !== null && binned.low < 1 && `pale: ${view.k === 1 ? "a count split between bins" : "less than one per batch"}`,
   ];
   $("layer-facts").textContent = parts.filter(Boolean).join(" · ");
   $("layer-select").value = String(detail.index);
-  $("above-said").textContent = number(hMax);
-  $("below-said").textContent = number(hMin);
+  $("above-said").textContent = exact(hMax);
+  $("below-said").textContent = exact(hMin);
   for (const tile of all(".tile")) tile.setAttribute("aria-current", String(Number(tile.dataset.layer) === detail.index));
 };
 
@@ -209,6 +209,7 @@ const drawLayer = () => {
   drawFacts();
   setData("image", { image: [], x: [], y: [], dw: [], dh: [] }); // else the new scale colours the old image first
   drawScale();
+  drawAxes();
   drawImage();
   drawLines();
   drawEpochHistograms();
@@ -236,7 +237,7 @@ const setRange = (range) => {
   const differs = !sameRange(range, view.range);
   if ($("wall-range") !== null) {
     $("wall-range").hidden = !differs;
-    $("wall-range").textContent = `the tiles keep [${number(view.range[0])}, ${number(view.range[1])}], the detail shows [${number(range[0])}, ${number(range[1])}]`;
+    $("wall-range").textContent = `the tiles keep [${exact(view.range[0])}, ${exact(view.range[1])}], the detail shows [${exact(range[0])}, ${exact(range[1])}]`;
   }
   if (detail.binned !== null) drawLayer(); // else the layer on its way will have this range
   keepRange();
@@ -268,7 +269,7 @@ const hover = (event) => {
   tip.textContent = `batch ${whole.format(stepOf(row))}\nvalue ${number(event.y)}\n${batches > 1 ? "mean count" : "count"} ${countOf(column.counts[bin], batches, detail.binned)}`;
   tip.hidden = false;
   const right = box.left + event.sx + 16;
-  tip.style.left = `${right + tip.offsetWidth > window.innerWidth - 8 ? right - tip.offsetWidth - 32 : right}px`;
+  tip.style.left = `${right + tip.offsetWidth > window.innerWidth - 8 ? Math.max(8, right - tip.offsetWidth - 32) : right}px`;
   tip.style.top = `${Math.min(box.top + event.sy + 12, window.innerHeight - tip.offsetHeight - 8)}px`;
   model("cursor").setv({ location: event.x, visible: true });
   readColumn(row);

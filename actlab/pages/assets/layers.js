@@ -73,9 +73,9 @@ const batchesOf = (start, end) => {
   return `${end - start === 1 ? "batch" : "batches"} ${said}`;
 };
 
-// Rows whose steps are round numbers, some six of them between two rows.
-const stepTicks = (start, end) => {
-  const coarse = Math.max(view.every, ((end - start) * view.every) / 6);
+// Rows whose steps are round numbers, some `count` of them between two rows.
+const stepTicks = (start, end, count) => {
+  const coarse = Math.max(view.every, ((end - start) * view.every) / count);
   const power = 10 ** Math.floor(Math.log10(coarse));
   const apart = Math.max(1, power * ([1, 2, 5].find((times) => times * power >= coarse) ?? 10));
   const rows = [];

@@ -1,14 +1,18 @@
 // The Twin Peaks of the last layer: one epoch at a time.
 
 const twin = page.peaks;
-const peaks = { index: 0, curves: null, timer: null, range: twin.range };
+// Drawn when in sight only; `binned` is the range that the curves have then.
+const peaks = { index: 0, curves: null, timer: null, range: twin.range, binned: null, seen: false };
 const short = (value) => number(Number(value.toPrecision(3)));
 const isShown = (split) => document.querySelector(`[data-split="${split}"]`).checked;
 
 // Shares [part][epoch][split][bin] on a range; part 0 is all, 1 is YES, 2 is NO.
 const curveOf = (part, epoch, split) => peaks.curves[part][epoch][split];
 
-const binPeaks = ([hMin, hMax, bins]) => {
+const binPeaks = () => {
+  peaks.binned = peaks.range;
+  const [hMin, hMax, bins] = peaks.range;
+  model("outputs").setv({ start: hMin, end: hMax, reset_start: hMin, reset_end: hMax });
   const { first, slots, splits, epochs } = twin;
   const plan = makePlan(peaks.layout, hMin, hMax, bins);
   const nothing = new Float64Array(bins).fill(NaN);
@@ -48,6 +52,7 @@ const placeOf = (name, at, other) => {
 };
 
 const drawMarks = () => {
+  setValues(model("twin").below[0], roundTicks(peaks.range[0], peaks.range[1], tickCount("twin")));
   const split = describedSplit(peaks.index);
   const [yes, no] = [twin.yes, twin.no].map((positions) => positions[peaks.index][split]);
   const known = yes !== null && no !== null && isShown(twin.splits[split]);
@@ -83,6 +88,7 @@ const drawTruth = (index, split) => {
 
 const drawPeaks = (index) => {
   peaks.index = index;
+  if (peaks.binned !== peaks.range) binPeaks();
   const { epochs, splits } = twin;
   let most = 0;
   splits.forEach((split, s) => {
@@ -93,7 +99,9 @@ const drawPeaks = (index) => {
     if (present) most = y.reduce((high, value) => (value > high ? value : high), most);
   });
   const taller = 1.12 * most > 1.0001 * peaks.top;
-  model("shares").end = taller ? 1.12 * most : peaks.top;
+  const top = taller ? 1.12 * most : peaks.top;
+  model("shares").end = top;
+  setTicks(model("twin").left[0], roundTicks(0, top, 5), (share) => `${Number((100 * share).toPrecision(4))}%`);
   const described = describedSplit(index);
   drawTruth(index, described);
   drawMarks();
@@ -114,7 +122,8 @@ const sayDistance = (index, split) => {
 
 const sayPeaks = (index, split, taller) => {
   const [separation, overlap, outside] = [twin.separation, twin.overlap, peaks.outside].map((numbers) => numbers[index][split]);
-  const parts = [sayDistance(index, split)];
+  const finite = outside > 0 || curveOf(0, index, split).some((share) => share > 0);
+  const parts = [finite ? sayDistance(index, split) : "not one finite value in this epoch"];
   if (separation !== null) parts.push(`d′ ${short(separation)}`);
   if (overlap !== null) parts.push(`YES and NO overlap by ${percent(overlap)}`);
   if (outside > 0.001) parts.push(`out of range ${percent(outside)}`);
@@ -148,21 +157,19 @@ const setPeaksRange = (range) => {
   peaks.range = range;
   if (peaks.sums === undefined) return;
   const [start, end, bins] = range;
-  model("outputs").setv({ start, end, reset_start: start, reset_end: end });
   showRange("peaks-range", range);
-  $("peaks-view").textContent = `${sameRange(range, twin.range) ? "own range " : ""}[${number(start)}, ${number(end)}], ${bins} bins`;
-  binPeaks(range);
-  drawPeaks(peaks.index);
+  $("peaks-view").textContent = `${sameRange(range, twin.range) ? "own range " : ""}[${exact(start)}, ${exact(end)}], ${counted(bins, "bin")}`;
+  if (peaks.seen) drawPeaks(peaks.index);
   keepRange();
 };
 
 const startPeaks = async () => {
-  const { slots, epochs, splits, bits, floor, exponents, high } = twin;
-  const bytes = await inflate("peaks-0");
-  const places = epochs.length * splits.length;
+  const { slots, epochs, splits, bits, floor, exponents } = twin;
+  const counts = together(await inflate("peaks-0"), Float32Array);
+  const size = epochs.length * splits.length * slots;
   peaks.layout = makeLayout(bits, floor, exponents);
-  peaks.sums = [0, 1, 2].map((part) => decodeSums(bytes.subarray(part * slots * places, (part + 1) * slots * places), slots, places, high));
-  for (const size of ["inner_width", "inner_height"]) model("twin").properties[size].change.connect(drawMarks);
+  peaks.sums = [0, 1, 2].map((part) => counts.subarray(part * size, (part + 1) * size));
+  for (const side of ["inner_width", "inner_height"]) model("twin").properties[side].change.connect(drawMarks);
   $("peaks-epoch").addEventListener("input", (event) => { playPeaks(false); drawPeaks(Number(event.target.value)); });
   for (const box of all("[data-split], #peaks-labels")) box.addEventListener("change", () => drawPeaks(peaks.index));
   $("peaks-play").addEventListener("click", () => {
@@ -177,4 +184,9 @@ const startPeaks = async () => {
   startRange("peaks-range", twin.mostBins, setPeaksRange, { reset: () => setPeaksRange(twin.range) });
   peaks.index = epochs.length - 1;
   setPeaksRange(peaks.range);
+  drawPeaks(peaks.index);
+  new IntersectionObserver(([{ isIntersecting }]) => {
+    peaks.seen = isIntersecting;
+    if (peaks.seen && peaks.binned !== peaks.range) drawPeaks(peaks.index);
+  }, { rootMargin: "200px" }).observe($("peaks"));
 };

@@ -1,6 +1,7 @@
-// Beside and below the detail chart: the histogram of one column, and what the chart cannot show.
+// Around the detail chart: its numbers, the histogram of one column, and what the chart cannot show.
 
 const FLOOR = 0.001; // a smaller share must not fill a strip
+const STRAY = 0.3; // height of the mark of a few values
 
 const readColumn = (row) => {
   const { binned } = detail;
@@ -40,7 +41,7 @@ const describeBatch = (column) => {
   const { single, counts, start } = column;
   const [mean, std, n, nonfinite] = view.windowSeries.map((name) => single.series[name][start - single.start]);
   const shown = counts.reduce((sum, count) => sum + count, 0);
-  const lines = [whereOf(column), `mean ${number(mean)}`, `std ${number(std)}`, `${whole.format(n)} values`,
+  const lines = [whereOf(column), `mean ${number(mean)}`, `std ${number(std)}`, counted(n, "value"),
     `out of range ${percent(Math.max(0, 1 - nonfinite - shown / n) < 0.001 ? 0 : 1 - nonfinite - shown / n)}`];
   if (nonfinite > 1e-4) lines.push(`NaN or infinite ${percent(nonfinite)}`);
   return lines.join("\n");
@@ -62,6 +63,8 @@ const describe = (column) => {
   if (series.oddest[odd] > 0) lines.push(`oddest batch ${whole.format(stepOf(view.firstRow[odd] + series.oddest_row[odd]))}: ${percent(series.oddest[odd])} apart`);
   const strange = largest(series.miscount, from, to);
   if (series.miscount[strange] > 0) lines.push(`batch ${whole.format(stepOf(view.firstRow[strange] + series.miscount_row[strange]))} has ${percent(series.miscount[strange])} more or fewer values than usual`);
+  const far = detail.layer.info.strays.find(([c]) => c >= from && c < to);
+  if (far) lines.push(`batch ${whole.format(stepOf(far[1]))} reaches ${number(far[2])}, far beyond the others`);
   const broken = mixed(series.nonfinite, from, to);
   if (broken > 0) lines.push(`NaN or infinite ${percent(broken)}`);
   return lines.join("\n");
@@ -94,6 +97,23 @@ const setStrip = (name, low, high, visible, titled = visible) => {
   document.querySelector(`[data-strip="${name}"]`).hidden = !titled;
 };
 
+// The numbers of the values and of the colour bar; all frames get the borders that these need, or the strips would not
+// be under their columns.
+const drawAxes = () => {
+  const frame = model("detail");
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `12px ${frame.left[0].major_label_text_font}`;
+  const room = (words) => Math.ceil(Math.max(0, ...words.map((word) => pen.measureText(word).width)));
+  const { low, high } = detail.binned;
+  const counts = decades(low, high);
+  const left = room(setValues(frame.left[0], roundTicks(detail.range[0], detail.range[1], 8)));
+  setTicks(model("color_bar"), counts, (value) => tick(value, view.k));
+  const right = room(counts.map((value) => tick(value, view.k)));
+  for (const name of ["detail", "strip_range", "strip_hidden", "strip_nonfinite"]) {
+    model(name).setv({ min_border_left: Math.max(58, 38 + left), min_border_right: Math.max(104, 64 + right) });
+  }
+};
+
 const peak = (values) => values.reduce((most, value) => (value > most ? value : most), 0);
 
 const drawStrips = () => {
@@ -109,14 +129,16 @@ const drawStrips = () => {
   const odd = new Set(info.odd);
   setData("strip_hidden_0", bars(oddest, 1, (_, column) => !odd.has(column)));
   setData("strip_hidden_1", bars(oddest, 1, (_, column) => odd.has(column)));
-  setData("strip_hidden_2", bars(miscount.map((share) => Math.min(1, share))));
+  const far = new Set(info.strays.map(([column]) => column));
+  const strange = miscount.map((share, column) => Math.max(Math.min(1, share), far.has(column) ? STRAY : 0));
+  setData("strip_hidden_2", bars(strange));
   setData("strip_hidden_3", {
     left: info.windows.map(({ start }) => start), right: info.windows.map(({ stop }) => stop),
     top: info.windows.map(() => 1.08), bottom: info.windows.map(() => 0.96),
   });
-  $("miscount-key").hidden = peak(miscount) === 0;
+  $("miscount-key").hidden = peak(strange) === 0;
   $("windows-key").hidden = info.windows.length === 0;
-  setStrip("strip_hidden", 0, 1, view.k > 1 || peak(miscount) > 0);
+  setStrip("strip_hidden", 0, 1, view.k > 1 || peak(strange) > 0);
   setData("strip_nonfinite_0", bars(nonfinite));
   setStrip("strip_nonfinite", 0, Math.max(FLOOR, peak(nonfinite)), peak(nonfinite) > 0);
 };
