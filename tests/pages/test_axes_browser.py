@@ -51,6 +51,13 @@ def test_shares_of_the_twin_peaks_are_told_apart(open_page, small_page):
     assert said[0] == "0%"
 
 
+@pytest.mark.parametrize("bins", ["-8,8,35", "-7,7,35", "0.1,0.9,20", "-3,40,20"])
+def test_a_phone_has_more_than_one_value_below_the_twin_peaks(open_page, small_page, bins, until):
+    page = open_page(small_page, width=390, address=f"#peaks-range={bins}")
+    page.evaluate("document.getElementById('peaks').scrollIntoView({ behavior: 'instant' })")
+    until(page, "Bokeh.documents[0].get_model_by_name('twin').below[0].ticker.ticks.length > 1")
+
+
 def test_twin_peaks_out_of_sight_wait(open_page, small_page, until):
     page = open_page(small_page)
     page.set_viewport_size({"width": 1200, "height": 300})

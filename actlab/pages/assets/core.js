@@ -10,13 +10,14 @@ const setTicks = (axis, ticks, say) => {
   axis.ticker.setv({ ticks }, { silent: true });
   axis.major_label_overrides = new Map(ticks.map((value) => [value, say(value)]));
 };
-// Round numbers from `low` to `high`, some `count` of them.
+// Round numbers from `low` to `high`, some `count` of them; one alone would tell no scale.
 const roundTicks = (low, high, count) => {
   const coarse = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(coarse));
   const apart = power * ([1, 2, 5].find((times) => times * power > 0.999 * coarse) ?? 10);
   const first = Math.ceil(low / apart - 1e-9);
-  return Array.from({ length: Math.floor(high / apart + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * apart).toPrecision(12)));
+  const ticks = Array.from({ length: Math.floor(high / apart + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * apart).toPrecision(12)));
+  return ticks.length > 1 || count > 8 ? ticks : roundTicks(low, high, count + 1);
 };
 // Ticks of an axis of values, all in the same, shorter way of writing; returns the words.
 const setValues = (axis, ticks) => {
