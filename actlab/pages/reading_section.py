@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from actlab.charts.palette import count_limits
 from actlab.charts.raster import cells_per_pixel, mean_cells, png
-from actlab.pages.formats import number, polyline
+from actlab.pages.formats import amount, number, polyline
 from actlab.pages.html import Section
 from actlab.pages.sections import Material, data_uri
 
@@ -175,10 +175,10 @@ def _notes(tile: _Tile, cells: NDArray[np.float64]) -> list[dict[str, Any]]:
         return np.column_stack([(places + 0.5) / width, 1 - (rows + 0.5) / height])
 
     pale = "part of a value, which bins share" if tile.k == 1 else "less than one value per batch"
+    most = float(cells.max())
+    most_said = number(most) if most < 100 else amount(most)
     candidates = {
-        f"yellow: the most common values, here {number(float(cells.max()))} per batch in one bin": where(
-            cells >= 0.6 * cells.max()
-        ),
+        f"yellow: the most common values, here {most_said} per batch in one bin": where(cells >= 0.6 * most),
         "white line: mean of the values": at(tile.mean),
         "dashed: one standard deviation above and below the mean": np.concatenate(
             [at(tile.mean + tile.std), at(tile.mean - tile.std)]
