@@ -22,7 +22,7 @@ from actlab.experiments import Experiment, draw, find_experiment, shipped, train
 
 HERE = Path(__file__).parent
 GALLERY = HERE / "gallery"
-KEPT = ("mnist_3_vs_7", "digits_10", "head_pose")  # small pages that are kept in the repository
+KEPT = ("mnist_3_vs_7", "sentiment", "head_pose")  # small pages that are kept in the repository
 WALLS = ("resnet18", "lr_too_high", "language_model")  # whose layers tell more than their head alone
 WIDTH = 360  # of a picture on the index, in pixels
 SIZE = {"width": 520, "height": 220}  # it is drawn larger, but not so large that its words cannot be read
