@@ -7,10 +7,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench torture
+.PHONY: demo gallery test lint bench torture
 
 demo: $(READY)  ## train, record, and draw reports/mnist_3_vs_7.html
-	$(BIN)/python recipes/mnist_3_vs_7/train.py
+	$(BIN)/actlab recipe run mnist_3_vs_7 --overwrite
+
+gallery: $(READY)  ## train every recipe, draw all its pages and reports/index.html, in some minutes
+	$(BIN)/python reports/gallery.py
 
 test: $(READY)  ## run every test; those that need Chromium are named where there is none
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -31,5 +34,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (once, some minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
-	@$(PIP) --editable '.[torch,s3,demo,dev]'
+	@$(PIP) --editable '.[torch,s3,recipes,dev]'
 	@touch $@

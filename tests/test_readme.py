@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -64,8 +65,20 @@ def names():
     }
 
 
+def write_training():
+    """Write what the docs call the reader's own script."""
+    Path("finetune.py").write_text(
+        "import actlab, torch\n"
+        "torch.set_num_threads(1)\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(3, 2))\n"
+        'with actlab.record(model, "runs/finetune.zarr", overwrite=True):\n'
+        "    for _ in range(3): model(torch.randn(5, 3))\n"
+    )
+
+
 def test_the_readme_runs(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    write_training()
     for block in BLOCKS:
         if block["language"] == "python":
             exec(compile(block["code"], "README.md", "exec"), names)
@@ -94,17 +107,29 @@ def test_the_page_about_analysis_runs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("page", "least"),
-    [("docs/stores.md", 6), ("docs/findings.md", 4), ("docs/report.md", 2), ("docs/charts.md", 3)],
+    [
+        ("docs/stores.md", 6),
+        ("docs/findings.md", 4),
+        ("docs/report.md", 2),
+        ("docs/charts.md", 3),
+        ("docs/reading.md", 1),
+        ("reports/README.md", 1),
+        ("recipes/README.md", 6),
+    ],
 )
-def test_a_page_of_python_and_commands_runs(page, least, tmp_path, monkeypatch):
+def test_a_page_of_python_and_commands_runs(page, least, tmp_path, monkeypatch, small_run):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
+    write_training()
+    if least == 1:  # these speak of a run called NAME, and of its page
+        shutil.copytree(small_run.path, "runs/NAME.zarr")
+        assert main(["report", "runs/NAME.zarr"]) == 0
     names, lines = {}, []
     for block in blocks_of(page):
         if block["language"] == "python":
             exec(compile(block["code"], page, "exec"), names)
         for line in re.findall(r"^\$ actlab (.+)$", block["code"], re.MULTILINE):
-            assert main(shlex.split(line)) == 0, line
+            assert main(shlex.split(line, comments=True)) == 0, line
             lines.append(line)
     assert len(lines) >= least
 

@@ -10,8 +10,10 @@ from actlab.recipe import dump_recipe, load_recipe
 FOLDERS = sorted(path.parent for path in (Path(__file__).parent.parent / "recipes").glob("*/train.py"))
 
 
-def test_there_are_recipes():
-    assert "mnist_3_vs_7" in [folder.name for folder in FOLDERS]
+def test_every_recipe_is_followed_and_measured():
+    followed = "".join(path.read_text() for path in (Path(__file__).parent / "recipes").glob("test_*.py"))
+    assert FOLDERS
+    assert [folder.name for folder in FOLDERS if f'"{folder.name}"' not in followed] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

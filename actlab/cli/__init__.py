@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from actlab import __version__
+from actlab.cli import recipes
 from actlab.cli.parsing import parse_epochs, parse_patterns
 from actlab.cli.tables import show_facts, show_layers, show_splits
 from actlab.errors import ActlabError, StoreError
@@ -30,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="See what happens inside a neural network while it trains.",
 )
+
+app.add_typer(recipes.app, name="recipe")
 
 # Text, as a run may be a URL: a Path would drop a slash of it.
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A recorded run, such as runs/mnist.zarr.")]

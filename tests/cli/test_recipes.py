@@ -1,0 +1,95 @@
+"""`actlab recipe`: list, run, draw and new, in one line where something is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from actlab.cli import main
+from actlab.experiments import shipped
+
+
+@pytest.fixture
+def recipe_cli(capfd):
+    """Return a function that runs `actlab recipe` and returns exit code, output and errors."""
+
+    def run(*arguments):
+        code = main(["recipe", *map(str, arguments)])
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """A training of one's own that takes an option and does not record yet."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("mine.py")
+    path.write_text(
+        "import argparse, torch\n"
+        "parser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--epochs', type=int, default=2)\n"
+        "n = parser.parse_args().epochs\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(3, 2))\n"
+        "for _ in range(n): model(torch.randn(5, 3))\n"
+    )
+    return path
+
+
+def test_the_list_names_each_recipe_and_what_it_does(recipe_cli):
+    code, out, err = recipe_cli("list")
+    assert (code, err) == (0, "")
+    flat = " ".join(out.split())
+    for experiment in shipped():
+        assert experiment.name in flat
+        assert experiment.summary in flat or experiment.summary.split()[0] in flat
+
+
+def test_a_newcomer_follows_what_new_says(recipe_cli, script):
+    code, out, _ = recipe_cli("new", script)
+    assert code == 0
+    assert out.count("Wrote mine.") == 2
+    lines = [line.strip() for line in out.splitlines()]
+    assert "import actlab" in lines
+    opened = next(line for line in lines if line.startswith("with actlab.record("))
+    text = script.read_text().replace("for _", f"import actlab\n{opened}\n    for _")
+    script.write_text(text)
+    code, out, err = recipe_cli("run", script, "--epochs", "4")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["Wrote reports/mine.html"]
+    code, out, _ = recipe_cli("draw", script, "close")
+    assert (code, out.splitlines()) == (0, ["Wrote reports/mine-close.html"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "mnist"], "no recipe 'mnist': did you mean 'mnist_3_vs_7'?"),
+        (["draw", "mnist_3_vs_7"], "runs/mnist_3_vs_7.zarr: no such run"),
+        (["draw", "mnist_3_vs_7", "clos"], "no variant 'clos' in"),
+        (["new", "gone.py"], "gone.py: expected a training script, a file that ends in .py"),
+    ],
+)
+def test_bad_input_is_one_line(recipe_cli, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = recipe_cli(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"actlab: {said}")
+    assert len(err.splitlines()) == 1
+
+
+def test_an_unknown_option_is_refused_by_the_training(recipe_cli, script):
+    Path("mine.report.toml").write_text('title = "mine"\n')
+    code, out, err = recipe_cli("run", script, "--epoch", "2", "--sed", "3")
+    assert (code, out) == (2, "")
+    assert "unrecognized arguments: --sed 3" in err
+    assert "Traceback" not in err
+
+
+def test_a_page_that_is_there_is_said_before_the_training(recipe_cli, script):
+    Path("mine.report.toml").write_text('title = "mine"\n')
+    Path("reports").mkdir()
+    Path("reports/mine.html").touch()
+    code, _, err = recipe_cli("run", script)
+    assert code == 2
+    assert "reports/mine.html exists already" in err
