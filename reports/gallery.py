@@ -2,8 +2,8 @@
 
     python reports/gallery.py [RECIPE ...] [--draw]
 
-With `--draw` runs that are there are drawn without training. Exit code 1 where a recipe does not show what its
-README says.
+With `--draw` runs that are there are drawn without training. Exit code 1 where a recipe does not show what
+its README says.
 """
 
 import argparse
@@ -64,8 +64,9 @@ def card(experiment: Experiment, pages: list[Path]) -> dict[str, object]:
         "pictures": pictures(experiment, run),
         "page": f"gallery/{pages[0].name}",
         "variants": [
-            (recipe.title, f"gallery/{path.name}") for recipe, path in zip(recipes.values(), pages, strict=True)
-        ][1:],
+            (recipe.title, f"gallery/{path.name}")
+            for recipe, path in list(zip(recipes.values(), pages, strict=True))[1:]
+        ],
         "kept": experiment.name in KEPT,
     }
 
@@ -78,14 +79,12 @@ def main() -> int:
     options = parser.parse_args()
     cards = []
     for experiment in [find_experiment(name) for name in options.recipes] or shipped():
-        began = time.process_time(), time.perf_counter()
+        began = time.perf_counter()
         if not options.draw:
             train(experiment, overwrite=True)
         cards.append(card(experiment, draw(experiment, folder=GALLERY, overwrite=True)))
-        print(f"{experiment.name}: {time.perf_counter() - began[1]:.0f} s")
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        print(f"{experiment.name}: {time.perf_counter() - began:.0f} s")
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     text = environment.get_template("index.html.j2").render(cards=cards)
     (HERE / "index.html").write_text(text, encoding="utf-8")
     missing = [f"{each['name']}: {words}" for each in cards for words, there in each["effects"] if not there]
