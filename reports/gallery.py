@@ -9,6 +9,7 @@ its README says.
 import argparse
 import base64
 import io
+import re
 import sys
 import tempfile
 import time
@@ -18,12 +19,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 import actlab
-from actlab.experiments import Experiment, draw, find_experiment, shipped, train
+from actlab.experiments import Experiment, draw, find_experiment, train
 
 HERE = Path(__file__).parent
 GALLERY = HERE / "gallery"
 KEPT = ("mnist_3_vs_7", "sentiment", "head_pose")  # small pages that are kept in the repository
 WALLS = ("resnet18", "lr_too_high", "language_model")  # whose layers tell more than their head alone
+VIEWS = {"resnet18": {"h_min": -12, "h_max": 12}}  # where the first epochs lie far outside of the last one
 WIDTH = 360  # of a picture on the index, in pixels
 SIZE = {"width": 520, "height": 220}  # it is drawn larger, but not so large that its words cannot be read
 
@@ -31,12 +33,16 @@ SIZE = {"width": 520, "height": 220}  # it is drawn larger, but not so large tha
 def pictures(experiment: Experiment, run: actlab.Run) -> list[dict[str, str]]:
     """Return pictures of a run, each as a data URL and what it shows."""
     layer = str(run.head)
+    axis = actlab.peaks.head_axis(run, layer)
+    view = {"h_min": axis.h_min, "h_max": axis.h_max}
     charts = [
-        ("colorful", {"layer": layer, **SIZE}, f"The colorful dimension of {layer}, the last layer"),
-        ("twin_peaks", SIZE, "The Twin Peaks of the last epoch"),
+        ("colorful", {"layer": layer, **view, **SIZE}, f"The colorful dimension of {layer}, the last layer"),
+        ("twin_peaks", {**VIEWS.get(experiment.name, view), **SIZE}, "The Twin Peaks of the last epoch"),
     ]
     if experiment.name in WALLS:
-        charts = [("wall", {}, "Every layer"), *charts[1:]]
+        charts[0] = "wall", {}, "Every layer"
+    if experiment.name == "lr_too_high":
+        charts.pop()  # its outputs are thrown about so far that there are no peaks to see
     shown = []
     with tempfile.TemporaryDirectory() as folder:
         for chart, options, text in charts:
@@ -78,13 +84,20 @@ def main() -> int:
     parser.add_argument("--draw", action="store_true", help="without training")
     options = parser.parse_args()
     cards = []
-    for experiment in [find_experiment(name) for name in options.recipes] or shipped():
+    told = re.findall(r"^\| \[(\w+)\]", (HERE.parent / "recipes" / "README.md").read_text(), re.MULTILINE)
+    for experiment in map(find_experiment, options.recipes or told):
         began = time.perf_counter()
         if not options.draw:
             train(experiment, overwrite=True)
         cards.append(card(experiment, draw(experiment, folder=GALLERY, overwrite=True)))
         print(f"{experiment.name}: {time.perf_counter() - began:.0f} s")
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     text = environment.get_template("index.html.j2").render(cards=cards)
     (HERE / "index.html").write_text(text, encoding="utf-8")
     missing = [f"{each['name']}: {words}" for each in cards for words, there in each["effects"] if not there]

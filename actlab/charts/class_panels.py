@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Final
 
 import holoviews as hv
@@ -13,8 +12,8 @@ from pydantic import Field
 
 from actlab.axis import LinearAxis
 from actlab.charts.class_chart import ClassOptions, prepare
-from actlab.charts.limits import percent
-from actlab.charts.look import head_of, layout_title, literal, load_backend, named, quiet, subtitled
+from actlab.charts.limits import apart, percent
+from actlab.charts.look import layout_title, literal, load_backend, named, quiet, subtitled
 from actlab.charts.palette import ZERO
 from actlab.charts.twin_peaks_chart import LABELS
 from actlab.errors import SelectionError
@@ -80,7 +79,8 @@ def survey(
     AxisError
         If the range is empty or too fine.
     """
-    head_of(run)
+    if run.head is None:
+        raise SelectionError(f"{run.path} has no head, so nothing to part by class")
     label = epoch_label(run, epoch)
     data = prepare(run, options, epochs=[label], h_min=h_min, h_max=h_max, n_bins=n_bins)
     if data is None:
@@ -224,10 +224,7 @@ def panel_words(one: xr.Dataset) -> str:
     if str(one["by"].values) == "label":
         n = int(one["n"].sel(truth="yes"))
         return f"{n:,} sample{'' if n == 1 else 's'}"
-    separation = float(one["separation"])
-    if not math.isfinite(separation):
-        return "YES and NO are not both known"
-    return f"d\N{PRIME} {separation:.3g}, overlap {percent(float(one['overlap']))}"
+    return apart(float(one["separation"]), float(one["overlap"]))
 
 
 def caveats(data: xr.Dataset) -> list[str]:

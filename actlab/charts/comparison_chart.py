@@ -137,9 +137,11 @@ def prepare(
         share [run, layer, step, bin]: float32, of `actlab.compare` by columns; the coordinate `last`
         [step] is the step of the last batch of each; the attributes `unit` and k say what a column holds:
         "batch" and how many. Columns are single epochs, unit "epoch", and `step` and `last` their labels,
-        where the runs share so few of their batches that epochs tell more.
+        where the runs share so few of their batches that epochs tell more: no more than there are epochs,
+        or, of several epochs, at most a quarter and less than fill a tile.
     epochs : xarray.Dataset
-        share [run, layer, epoch, bin]: float32; n, mean, std and the distances [run, layer, epoch].
+        share [run, layer, epoch, bin]: float32; n, mean, std, the distances, and what no bin holds:
+        out_of_range and nonfinite [run, layer, epoch], shares of n beyond the range, and infinite or NaN.
 
         Both in memory, with the attributes of `actlab.compare`.
 
@@ -151,11 +153,10 @@ def prepare(
         If they were recorded on axes that share no exponent.
     """
     chosen = options or ComparisonOptions()
-    by_epoch = comparison.compare(runs, axis=axis, layers=layers)[["share", "n", "mean", "std", *_DISTANCES]]
-    by_epoch["share"] = by_epoch["share"].astype(np.float32)
+    by_epoch = _by_epoch(comparison.compare(runs, axis=axis, layers=layers))
     steps = [set(run["train"]["step"].values.tolist()) for run in runs.values()]
     common = set.intersection(*steps)
-    if len(common) <= by_epoch.sizes["epoch"] and len(common) < min(map(len, steps)):
+    if _epochs_tell_more(len(common), min(map(len, steps)), by_epoch.sizes["epoch"], chosen.tile_width):
         epochs = _computed(by_epoch, "comparing epochs", progress)
         columns = epochs[["share"]].sortby("epoch").rename(epoch="step")
         return _with_last(columns, columns["step"].values, 1).assign_attrs(unit="epoch"), epochs
@@ -166,6 +167,22 @@ def prepare(
     columns = _computed(columns, "comparing columns", progress)
     epochs = _computed(by_epoch, "comparing epochs", progress)
     return _with_last(columns, np.sort(list(common)), k).assign_attrs(unit="batch"), epochs
+
+
+def _by_epoch(found: xr.Dataset) -> xr.Dataset:
+    """Keep what a page says of epochs."""
+    n = found["n"].where(found["n"] > 0)
+    return found[["n", "mean", "std", *_DISTANCES]].assign(
+        share=found["share"].astype(np.float32),
+        out_of_range=(found["underflow"] + found["overflow"]) / n,
+        nonfinite=(found["neg_inf"] + found["pos_inf"] + found["nan"]) / n,
+    )
+
+
+def _epochs_tell_more(n_common: int, n_fewest: int, n_epochs: int, width: int) -> bool:
+    """Tell whether whole epochs show more than the few batches that all runs have."""
+    few = n_common <= n_epochs and n_common < n_fewest
+    return few or (n_epochs > 1 and 4 * n_common <= n_fewest and n_common < width)
 
 
 def _with_last(columns: xr.Dataset, labels: NDArray[np.int64], k: int) -> xr.Dataset:

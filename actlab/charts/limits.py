@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from actlab.run import Run
 
-__all__ = ["caveats", "dropped_steps", "dropped_words", "layer_info", "percent"]
+__all__ = ["apart", "caveats", "dropped_steps", "dropped_words", "layer_info", "percent"]
 
 _BOUND: Final = 0.05
 """Share of the counts that may lie one bin off without a word."""
@@ -21,13 +21,22 @@ _SPANS: Final = 3
 
 
 def percent(share: float) -> str:
-    """Write a share: ``0%`` only for exactly nothing, an en dash where there is none."""
+    """Write a share: ``0%`` and ``100%`` only for exactly none and all, an en dash for no share."""
     if not math.isfinite(share):
         return "\N{EN DASH}"
     if 0 < share < 0.0001:
         return "<0.01%"
     text = f"{share:.2%}" if share < 0.01 else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+    if text == "100%" and share < 1 - 1e-9:  # a sum of shares may be a rounding error below 1
+        return ">99%"
     return "0%" if share == 0 else text
+
+
+def apart(separation: float, overlap: float) -> str:
+    """Say how far YES and NO are apart: ``d\N{PRIME} 2.14, overlap 28%``."""
+    if not math.isfinite(separation):
+        return "YES and NO are not both known"
+    return f"d\N{PRIME} {float(f'{separation:.3g}'):g}, overlap {percent(overlap)}"
 
 
 def layer_info(run: Run, layer: str) -> str:

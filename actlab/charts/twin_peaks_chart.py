@@ -378,7 +378,8 @@ def caveats(one: xr.Dataset) -> list[str]:
         said.append(f"{split}: YES and NO {apart}, overlap {percent(overlap)}")
     width = (one.attrs["h_max"] - one.attrs["h_min"]) / one.attrs["n_bins"]
     outside = float((one["underflow"] + one["overflow"]).max())
-    said += [f"one bin = {width:.3g}", f"{percent(outside)} out of range"]
+    most = "at most " if one.sizes["split"] > 1 and outside > 0 else ""  # of the curves drawn
+    said += [f"one bin = {width:.3g}", f"{most}{percent(outside)} out of range"]
     nonfinite = float(one["nonfinite"].max())
     if nonfinite > 0:
         said.append(f"{percent(nonfinite)} infinite or NaN")

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from actlab.charts.exporting import export
 from actlab.cli.parsing import parse_epochs, parse_patterns
+from actlab.errors import RecipeError
 
 __all__ = ["export_figure"]
 
@@ -39,7 +40,14 @@ def export_figure(path: str, output: Path, chart: str, given: Mapping[str, Any],
     -------
     pathlib.Path
         The file.
+
+    Raises
+    ------
+    RecipeError
+        If a layer is named for a chart of the head alone; else as `actlab.export`.
     """
+    if chart == "per_class" and given.get("layer") is not None:
+        raise RecipeError("--layer: per_class draws the classes of the head, and takes no layer")
     options = {
         _NAMES.get(chart, {}).get(name, name): value for name, value in given.items() if value is not None
     }

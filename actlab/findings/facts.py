@@ -89,7 +89,8 @@ class Facts:
         if self._axis is not None:
             return self._axis
         shown = [self.totals["train"]] if "train" in self.totals else [*self.totals.values()]
-        return LinearAxis(*(shared_range(sum(shown[1:], shown[0])) if shown else (-1.0, 1.0)), _BINS)
+        total = sum(shown[1:], shown[0]) if shown else None
+        return LinearAxis(*((-1.0, 1.0) if total is None else shared_range(total, self.head)), _BINS)
 
     @cached_property
     def families(self) -> pd.Series[str]:

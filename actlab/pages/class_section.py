@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actlab.pages.formats import number, percent
+from actlab.charts.limits import apart, percent
+from actlab.pages.formats import number
 from actlab.pages.html import Section
 from actlab.pages.payload import pack_floats
 from actlab.pages.sections import Material, listed
@@ -47,7 +47,7 @@ def classes(material: Material) -> Section | None:
     panels = [
         {
             "name": str(name),
-            "said": _said(separation, overlap),
+            "said": apart(float(separation), float(overlap)),
             "yes": outline(shares[view, -1, place, 0], tops[view]),
             "no": outline(shares[view, -1, place, 1], tops[view]),
         }
@@ -61,6 +61,7 @@ def classes(material: Material) -> Section | None:
         "views": views,
         "shown": shown,
         "note": data.attrs["note"],
+        "outside": _outside(shares, sizes),
         "epochs": packed["epochs"],
         "split": packed["splits"][-1],
         "range": (number(h_min), number(h_max)),
@@ -70,11 +71,10 @@ def classes(material: Material) -> Section | None:
     return Section("classes", "Per class", "classes.html.j2", context, packed, (pack_floats(shares),))
 
 
-def _said(separation: float, overlap: float) -> str:
-    """Say how far YES and NO of a unit are apart."""
-    if not math.isfinite(separation):
-        return "YES and NO are not both known"
-    return f"d\N{PRIME} {number(float(f'{separation:.3g}'))}, overlap {percent(overlap)}"
+def _outside(shares: NDArray[np.float64], sizes: NDArray[np.float64]) -> str:
+    """Say what share of a curve [..., bin] of so many values [...] the panels do not show, at most."""
+    hidden = float(np.max(1 - shares.sum(axis=-1), where=sizes > 0, initial=0.0))
+    return f"up to {percent(hidden)} of a curve out of range, infinite or NaN" if hidden > 1e-9 else ""
 
 
 def outline(shares: NDArray[np.float64], top: float) -> str:

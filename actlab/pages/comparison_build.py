@@ -114,9 +114,10 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     verdicts = _verdicts(opened, wish, progress) if "verdict" in shown else {}
     axis = _axis(opened, wish)
     chosen = options["comparison"].model_copy(update={"names": list(opened)})
+    *most, last = opened
     as_run = merge(
         wish,
-        title=wish.title or _listed(list(opened)),
+        title=wish.title or f"{', '.join(most)} and {last}",
         h_min=axis.h_min,
         h_max=axis.h_max,
         n_bins=axis.n_bins,
@@ -142,11 +143,6 @@ def compare_report(  # noqa: PLR0913 - the options of the page by name, as on th
     for output, text in zip(outputs, (page, texts[1]), strict=True):
         write_text(output, text)
     return Path(path)
-
-
-def _listed(names: list[str]) -> str:
-    """Write two or more names as a list."""
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _named(runs: Any, options: ComparisonOptions) -> Any:

@@ -18,6 +18,7 @@ from actlab.pages.sections import listed
 
 __all__ = ["detail"]
 
+_OF_EPOCHS: Final = ("mean", "std", "out_of_range", "nonfinite")
 _HEIGHT: Final = 200  # most cells of a picture
 _LEAST: Final = 40  # columns, however small the page
 
@@ -45,7 +46,8 @@ def detail(compared: Compared) -> Section:
             {
                 "name": layer,
                 "kind": compared.kind(layer),
-                **{name: listed(one[name].transpose("run", "epoch")) for name in ("mean", "std")},
+                "lost": compared.losses(layer),
+                **{name: listed(one[name].transpose("run", "epoch")) for name in _OF_EPOCHS},
                 "distance": listed(one[compared.options.distance].transpose("run", "epoch")),
             }
         )

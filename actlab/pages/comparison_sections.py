@@ -25,7 +25,7 @@ from actlab.charts.comparison_chart import (
 from actlab.charts.palette import translucent_palette
 from actlab.findings.finding import Verdict
 from actlab.pages.comparison_figures import comparison_twin_figure
-from actlab.pages.formats import NONE, amount, number, spans
+from actlab.pages.formats import NONE, amount, number, percent, spans
 from actlab.pages.html import Section
 from actlab.pages.notes import render_notes
 from actlab.pages.payload import pack_floats
@@ -35,6 +35,7 @@ from actlab.run import Run
 __all__ = ["DISTANCES", "Compared", "facts", "many", "numbers", "peaks", "provenance", "reading", "wall"]
 
 _TINY: Final = 1e-5  # a share that nobody reads as a percentage
+_WORTH_SAYING: Final = 0.01  # of the values of a layer
 _LEAST: Final = 16  # pixels of a tile, however small the page
 DISTANCES: Final = {
     "total_variation": "total variation, from 0, equal, to 1, nothing in common",
@@ -95,6 +96,13 @@ class Compared:
         return [names[place] for place in np.argsort(-farthest, kind="stable")]
 
     @cached_property
+    def lost(self) -> xr.Dataset:
+        """Shares of all values of a run [run, layer] that no picture shows: out_of_range and nonfinite."""
+        n = self.epochs["n"]
+        lost = (self.epochs[["out_of_range", "nonfinite"]] * n).sum("epoch")
+        return lost / n.sum("epoch").where(lambda each: each > 0)
+
+    @cached_property
     def scale(self) -> Scale:
         """The scale of all pictures."""
         return scale_of(self.columns, self.options)
@@ -142,6 +150,14 @@ class Compared:
         """Return the kind of a layer, in the first run."""
         return str(next(iter(self.runs.values())).layers.loc[layer, "kind"])
 
+    def losses(self, layer: str) -> list[str]:
+        """Say of each run what its pictures of a layer do not show; empty where that is little."""
+        one = self.lost.sel(layer=layer)
+        return [
+            _lost(float(outside), float(nonfinite))
+            for outside, nonfinite in zip(one["out_of_range"].values, one["nonfinite"].values, strict=True)
+        ]
+
     def far(self, layer: str) -> list[str]:
         """Say how far each run but the first is from it in a layer."""
         return [number(float(f"{value:.2g}")) for value in self.distance.sel(layer=layer).values[1:]]
@@ -154,6 +170,12 @@ def _share(share: float) -> str:
         if share >= _TINY
         else f"1 in {amount(float(f'{1 / share:.2g}'))}"
     )
+
+
+def _lost(outside: float, nonfinite: float) -> str:
+    """Say which values are not drawn, from one percent out of range, or one infinite or NaN, on."""
+    said = [f"out of range {percent(outside)}"] if outside >= _WORTH_SAYING else []
+    return ", ".join([*said, f"NaN or infinite {percent(nonfinite)}"] if nonfinite > 0 else said)
 
 
 def _ticks(scale: Scale) -> list[dict[str, str]]:
@@ -210,12 +232,21 @@ def _lacks(compared: Compared, name: str, run: Run) -> str:
     """Say what a run lacks of what others have, and how its recording was cut up."""
     said = [each for data in (compared.epochs, compared.columns) for each in data.attrs["lacks"][name]]
     if begun := run.attributes.get("attempts", [])[1:]:
-        said.append(f"was gone on with after {', '.join(f'{each:,}' for each in begun)} training batches")
-    if dropped := sum(last - first + 1 for first, last in run.gaps.get("train", [])):
+        said.append(f"was resumed after {', '.join(f'{each:,}' for each in begun)} training batches")
+    if dropped := _dropped(run):
         said.append(f"has {many(dropped, 'step')} of training dropped")
     if not run.attributes.get("closed"):
         said.append("is not closed: the end may be missing")
     return "; ".join(dict.fromkeys(said))
+
+
+def _dropped(run: Run) -> int:
+    """Return how many training steps were dropped, of those that a run with a stride would have recorded."""
+    steps = run["train"]["step"].values
+    stride, first = int(np.gcd.reduce(np.diff(steps))) or 1, int(steps[0])
+    return sum(
+        (end - first) // stride - (begin - 1 - first) // stride for begin, end in run.gaps.get("train", [])
+    )
 
 
 def wall(compared: Compared) -> Section:
@@ -226,14 +257,16 @@ def wall(compared: Compared) -> Section:
     cards = []
     for index, layer in enumerate(compared.layers):
         shown, far = cells(compared.columns, layer, size), compared.far(layer)
+        lost = compared.losses(layer)
         shares = [
             {
                 "src": data_uri(share_png(values, scale)),
-                "alt": f"{layer} in {name}",
+                "alt": f"{layer} in {name}" + (f", {said}" if said else ""),
                 "run": place,
                 "name": name,
+                "lost": said,
             }
-            for place, (name, values) in enumerate(zip(compared.names, shown.shares, strict=True))
+            for place, (name, values, said) in enumerate(zip(compared.names, shown.shares, lost, strict=True))
         ]
         apart = [
             {

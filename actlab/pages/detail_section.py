@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from actlab.charts.palette import PALE, PALE_DARK, VIRIDIS
@@ -16,7 +17,7 @@ from actlab.pages.html import Section
 from actlab.pages.payload import SERIES, WINDOW_SERIES, LayerPayload, Payload, pack_layer
 from actlab.pages.sections import Material, listed
 from actlab.pages.sizing import MOST_BINS, SINGLE, coarser_rungs
-from actlab.pages.windows import choose_windows, miscounts, odd_columns, pack_windows, strays
+from actlab.pages.windows import choose_windows, miscounts, odd_columns, pack_windows
 from actlab.steps.merging import last_quarter
 
 __all__ = ["detail", "lighter"]
@@ -124,12 +125,24 @@ def _layer(material: Material, index: int, payload: LayerPayload, part: LayerSlo
         "nonfinite": listed(material.nonfinite[index]),
         "never": bool(info["never_called"]),
         "odd": np.flatnonzero(odd_columns(oddest)).tolist(),
-        "strays": [[row // k, row, value] for row, value in sorted(strays(material, str(info.name)).items())],
+        "strays": [[each.row // k, each.row, each.value] for each in material.strays[str(info.name)]],
+        "reach": _reach(material, one),
         "bits": part.slots.bits,
         "floor": part.slots.floor,
         "highEpochs": payload.high_epochs,
         **_counts(payload),
     }
+
+
+def _reach(material: Material, one: xr.Dataset) -> list[Any]:
+    """Return the smallest and largest finite value of a layer in training and in validation [split, end]."""
+    run, reach = material.run, np.full((2, 2), np.nan)
+    reach[0] = one["total_min"], one["total_max"]
+    if "valid" in run.splits:
+        valid = run["valid"].sel(layer=one["layer"])
+        for end, extreme in enumerate((np.fmin, np.fmax)):
+            reach[1, end] = extreme.reduce(valid[("min", "max")[end]].values, initial=np.nan)
+    return list(listed(reach))
 
 
 def _counts(payload: Payload) -> dict[str, Any]:

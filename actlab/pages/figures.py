@@ -219,7 +219,7 @@ def detail_figures(n_rows: int, h_min: float, h_max: float) -> dict[str, figure]
         "detail": _colorful(x_range, y_range),
         "marginal": _marginal(y_range),
         "strip_range": _strip("strip_range", x_range, 66, (_ABOVE, _BELOW)),
-        "strip_hidden": _strip("strip_hidden", x_range, 48, (_ODD, ZERO, _COUNT, _KEPT)),
+        "strip_hidden": _strip("strip_hidden", x_range, 48, (_ODD, ZERO, _COUNT, _KEPT, _COUNT)),
         "strip_nonfinite": _strip("strip_nonfinite", x_range, 48, (_BROKEN,)),
     }
 

@@ -88,7 +88,7 @@ def polyline(values: Sequence[float], low: float, high: float, width: float, hei
     return [" ".join(run) for run in runs if run]
 
 
-def lane(values: Sequence[float], width: float, height: float) -> dict[str, Any]:
+def lane(values: Sequence[float], width: float, height: float, ends: str = "") -> dict[str, Any]:
     """Draw numbers from the least to the largest; level and in the middle where all are the same.
 
     Parameters
@@ -97,6 +97,8 @@ def lane(values: Sequence[float], width: float, height: float) -> dict[str, Any]
         At least one of them finite.
     width, height : float
         Size of the drawing.
+    ends : str
+        What is said behind it in words, where the numbers end early.
 
     Returns
     -------
@@ -105,7 +107,6 @@ def lane(values: Sequence[float], width: float, height: float) -> dict[str, Any]
         ``said``: what the lane shows, in words.
     """
     known = [value for value in values if math.isfinite(value)]
-    ends = "" if math.isfinite(values[-1]) else ", then nothing finite"
     low, high = min(known), max(known)
     if high - low <= _FLAT * max(abs(low), abs(high)):
         level = [value if math.isnan(value) else 0.0 for value in values]

@@ -24,6 +24,7 @@ from actlab.pages.formats import NONE, TIMES, amount, lane, number, percent, sha
 from actlab.pages.html import Section
 from actlab.pages.notes import render_notes
 from actlab.pages.sizing import Plan
+from actlab.pages.windows import Stray, strays
 from actlab.recipe import MAX_SIZE, SECTIONS
 from actlab.run import Run
 from actlab.schema import LOG_PREFIX
@@ -109,6 +110,11 @@ class Material:
         """Their `step` [row]."""
         return np.asarray(self.run["train"].step.values[self.rows], np.int64)
 
+    @cached_property
+    def strays(self) -> dict[str, list[Stray]]:
+        """The batches of each layer with a few values far beyond those around."""
+        return {str(name): strays(self, str(name)) for name in self.columns["layer"].values}
+
     @property
     def stride(self) -> int:
         """The usual distance from one recorded step to the next."""
@@ -168,7 +174,7 @@ def facts(material: Material) -> Section:
         cells.append(("NaN or infinite", f"in {broken:,} layer{'s' if broken > 1 else ''}"))
     if (begun := run.attributes.get("attempts", []))[1:]:
         times = f"{len(begun) - 1} times, last " if len(begun) > 2 else ""
-        cells.append(("Resumed", f"{times}after batch {begun[-1]:,}"))
+        cells.append(("Resumed", f"{times}at batch {begun[-1]:,}"))
     context = {
         "title": material.title,
         "notes": render_notes(material.notes),
@@ -212,8 +218,24 @@ def _lanes(material: Material) -> list[dict[str, Any]]:
         sums = np.add.reduceat(np.where(finite, values, 0.0), edges)
         with np.errstate(invalid="ignore", divide="ignore"):
             means = sums / np.add.reduceat(finite.astype(np.float64), edges)
-        lanes.append({"name": name.removeprefix(LOG_PREFIX), **lane(means.tolist(), *_LANE)})
+        ends = _early_end(finite, rows["step"].values)
+        lanes.append({"name": name.removeprefix(LOG_PREFIX), **lane(means.tolist(), *_LANE, ends)})
     return lanes
+
+
+def _early_end(finite: NDArray[np.bool_], steps: NDArray[np.integer]) -> str:
+    """Say where a logged scalar ends [row] before the training does.
+
+    A number that was not logged looks like NaN, and many are logged now and then, so it has ended only where
+    nothing came for longer than ever before.
+    """
+    known = np.flatnonzero(finite)
+    after = finite.size - 1 - known[-1]
+    if known.size == 1:
+        return f" in batch {steps[known[0]]:,} alone" if after else ""
+    if after <= np.diff(known).max():
+        return ""
+    return f", no finite number after batch {steps[known[-1]]:,}"
 
 
 def numbers(material: Material) -> Section:

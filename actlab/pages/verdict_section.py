@@ -25,10 +25,12 @@ def verdict(material: Material) -> Section:
     found = material.verdict
     groups = [group for group in found if group.worst != "healthy"]
     pictures = _pictures(material, groups)
+    called = material.layers[~material.layers.never_called]
     flagged = {layer for group in groups for each in _sick(group) for layer in each.layers}
     context = {
         "counts": level_counts(found),
-        "n_clear": sum(layer not in flagged for layer in material.layers.index),
+        "n_clear": sum(layer not in flagged for layer in called.index),
+        "n_called": len(called),
         "n_layers": len(material.layers),
         "healthy": found.is_healthy,
         "checked": len(found.checked),

@@ -18,6 +18,7 @@ from actlab.pages.sections import Material, data_uri
 
 __all__ = ["wall"]
 
+_BEYOND: Final = 0.01  # a larger share out of the range is named
 _FEW: Final = 24  # so many tiles have room to be larger
 
 
@@ -55,7 +56,7 @@ def wall(material: Material) -> Section:
         "width": 112 if len(tiles) > _FEW else 176,
         "batches": spans(material.steps.tolist(), material.stride),
         "epochs": material.selected,
-        "beyond": layers.index[(material.columns["total_out_of_range"] > 0.5).values].tolist(),
+        "beyond": _beyond(material),
         "range": (number(axis.h_min), number(axis.h_max)),
         "gradient": ", ".join(translucent_palette(**ends, size=18)),
         "scale": {
@@ -64,6 +65,13 @@ def wall(material: Material) -> Section:
         },
     }
     return Section("layers", "Layers", "wall.html.j2", context)
+
+
+def _beyond(material: Material) -> list[tuple[str, str]]:
+    """Name the layers of which the range leaves out a part, with its share, the largest first."""
+    outside = material.columns["total_out_of_range"].to_series()
+    named = outside[outside > _BEYOND].sort_values(ascending=False, kind="stable")
+    return [(str(name), percent(float(share))) for name, share in named.items()]
 
 
 def _flags(material: Material) -> dict[str, list[_Flag]]:

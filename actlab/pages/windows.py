@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from actlab.charts.paged import read_window
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from actlab.charts.slotted import LayerSlots
     from actlab.pages.sections import Material
 
-__all__ = ["Window", "choose_windows", "miscounts", "odd_columns", "pack_windows", "strays"]
+__all__ = ["Stray", "Window", "choose_windows", "miscounts", "odd_columns", "pack_windows", "strays"]
 
 _LEVELS: Final = ("error", "warning", "advice")
 _MOST: Final = 12  # windows around findings, and as many around odd columns
@@ -26,8 +25,13 @@ _ODD: Final = 0.05  # a batch less far from the rest of its column is no event
 _MISCOUNT: Final = 0.01  # a smaller part of the values more or less is none
 _TIMES: Final = 3  # nor is one that is not so many times as far as usual
 _NEAR: Final = 101  # batches that say what is usual at a place
-_FAR: Final = 4  # times the distance that 99 % of the batches keep
+_STEP: Final = 20  # batches from one such place to the next
+_FAR: Final = 14  # times their median distance
 _REACH: Final = 0.1  # of what the values of a batch span, at least
+_PART: Final = 0.001  # of the values: less may be rounding
+_CROWD: Final = 7  # batches, of which at most 3 may have strays
+_RARE: Final = 0.002  # part of the batches that may have strays, odd ones among them
+_HANDFUL: Final = 8  # of them, where that is less
 
 
 class Window(NamedTuple):
@@ -36,6 +40,14 @@ class Window(NamedTuple):
     layer: str
     start: int
     stop: int
+
+
+class Stray(NamedTuple):
+    """A batch with a few values far beyond those of the batches around it."""
+
+    row: int
+    value: float  # the farthest
+    share: float  # of the way to it from the middle of the values that lies beyond the usual
 
 
 def miscounts(material: Material, name: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -72,11 +84,13 @@ def miscounts(material: Material, name: str) -> tuple[NDArray[np.float64], NDArr
     return apart[starts + row], row
 
 
-def strays(material: Material, name: str) -> dict[int, float]:
-    """Find batches with a few values far beyond those of all others.
+def strays(material: Material, name: str) -> list[Stray]:
+    """Find batches with a few values far beyond those of the batches around them.
 
-    The largest value of a batch is compared with the median of those of the batches around it, and its
-    distance with that of the other batches; likewise the smallest.
+    The largest value of a batch is compared with the median of those of some 100 batches around it, and its
+    distance with theirs; likewise the smallest. Distances are compared on a log scale, where the largest of
+    many values scatter alike, however heavy their tails [1]_. Where many batches reach so far that is no
+    event but how the values are, and four within seven are a change of the layer.
 
     Parameters
     ----------
@@ -87,24 +101,46 @@ def strays(material: Material, name: str) -> dict[int, float]:
 
     Returns
     -------
-    dict of int to float
-        Row of each such batch, and its farthest value.
+    list of Stray
+        By row; none of fewer than 7 batches that have finite values only.
+
+    References
+    ----------
+    .. [1] S. Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, section 3.1.3: the
+       logarithm of a Frechet variable is a Gumbel one.
     """
     one = material.run["train"][["min", "max"]].sel(layer=name).isel(step=material.rows)
     least, most = one["min"].values.astype(np.float64), one["max"].values.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        span = most - least
-    if not np.isfinite(span).any():
-        return {}
-    found: dict[int, float] = {}
-    enough = _REACH * float(np.nanmedian(span))
-    for ends, sign in ((most, 1), (least, -1)):
-        usual = pd.Series(ends).rolling(_NEAR, center=True, min_periods=1).median().to_numpy(np.float64)
-        with np.errstate(invalid="ignore"):
-            beyond = np.where(np.isfinite(ends), sign * (ends - usual), np.nan)
-        far = max(enough, _FAR * float(np.nanquantile(beyond, 0.99)))
-        found |= {int(row): float(ends[row]) for row in np.flatnonzero(beyond > far)}
-    return found
+    rows = np.flatnonzero(np.isfinite(least) & np.isfinite(most))
+    if rows.size < _CROWD:
+        return []
+    least, most = least[rows], most[rows]
+    lowest, highest = _around(least), _around(most)
+    half = (highest - lowest) / 2
+    found: dict[int, Stray] = {}
+    for ends, usual, sign in ((most, highest, 1), (least, lowest, -1)):
+        scatter = np.maximum(_around(np.abs(ends - usual)), np.finfo(np.float64).tiny)
+        size = np.maximum(half, scatter)
+        beyond = np.maximum(sign * (ends - usual), 0)
+        with np.errstate(over="ignore"):
+            times = np.log1p(beyond / size) * size / scatter
+        times[beyond <= np.maximum(_REACH * 2 * half, _PART * np.abs(usual))] = 0
+        # Beside a change of the layer some batches are less far: a lower bar for those around.
+        alone = np.convolve(times > _FAR / 3, np.ones(_CROWD), "same") <= _CROWD // 2
+        far = np.flatnonzero((times > _FAR) & alone)
+        if far.size > max(min(_HANDFUL, -(-rows.size // 50)), _RARE * rows.size):
+            continue
+        for at in far:
+            stray = Stray(int(rows[at]), float(ends[at]), float(beyond[at] / (beyond[at] + size[at])))
+            found[stray.row] = max(found.get(stray.row, stray), stray, key=lambda each: each.share)
+    return [found[row] for row in sorted(found)]
+
+
+def _around(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median of the rows around each [row], the same for `_STEP` rows; the ends are mirrored."""
+    padded = np.pad(values, _NEAR // 2, mode="reflect")
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, _NEAR)[::_STEP], axis=1)
+    return np.repeat(medians, _STEP)[: values.size]
 
 
 def odd_columns(oddest: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -148,17 +184,17 @@ def _findings(material: Material) -> list[tuple[str, int, int]]:
 
 def _odd(material: Material) -> list[tuple[str, int]]:
     """Return layer and row of the oddest batches of all columns."""
-    first, found = material.columns["first_row"].values, []
+    first, found = material.columns["first_row"].values, dict[tuple[str, int], float]()
     for name in map(str, material.layers.index):
         one = material.columns.sel(layer=name)
         odd, (apart, within) = odd_columns(one["oddest"].values), miscounts(material, name)
         for column in np.flatnonzero(odd | (apart > 0)):
             row = int(np.searchsorted(material.steps, int(one["oddest_step"][column])))
             row = int(first[column] + within[column]) if apart[column] else row
-            found.append((max(float(one["oddest"][column]), float(apart[column])), name, row))
-        found += [(0.0, name, row) for row in strays(material, name)]
-    found.sort(key=lambda each: -each[0])
-    return [(name, row) for _, name, row in found[:_MOST]]
+            found[name, row] = max(float(one["oddest"][column]), float(apart[column]))
+        for stray in material.strays[name]:
+            found[name, stray.row] = max(found.get((name, stray.row), 0), stray.share)
+    return sorted(found, key=lambda place: -found[place])[:_MOST]
 
 
 def _put(material: Material, chosen: list[Window], name: str, rows: tuple[int, int], share: float) -> None:

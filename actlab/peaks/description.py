@@ -47,8 +47,9 @@ def twin_peaks(
         - yes, no [split, bin]: the part of `curves` that is YES (the unit of the true class; with one
           unit, samples labelled 1; multi-hot, every 1) and NO (the others); NaN without labels;
         - n_yes, n_no [split]: their numbers, non-finite values included; 0 without labels;
-        - yes_position, no_position [split]: means of the YES and NO values; without labels the highest
-          and lowest mode, NaN where there is only one, or no peaks are expected;
+        - yes_position, no_position [split]: means of the YES and NO values; without labels the tallest
+          modes above and below the most significant valley, NaN where there is one mode only, or no peaks
+          are expected;
         - peak_distance [split]: yes_position - no_position;
         - separation [split]: d' = (mean_yes - mean_no) / sqrt((std_yes^2 + std_no^2) / 2);
         - ashman_d [split]: D = sqrt(2) |m1 - m2| / sqrt(s1^2 + s2^2), above 2 for a clean separation
@@ -196,11 +197,13 @@ def _shape(sample: Sample, axis: LinearAxis) -> xr.Dataset:
     )
     if n_modes < 2:
         return shape
-    is_below = sample.points <= float(found["valley_position"][int(found["significance"].values.argmax())])
+    place = int(found["significance"].values.argmax())  # the valley right of that mode
+    is_below = sample.points <= float(found["valley_position"][place])
     no, yes = (Moments.of(sample.points[side], sample.weights[side]) for side in (is_below, ~is_below))
+    height = found["height"].values
     return shape.assign(
-        yes_position=float(found["position"][-1]),
-        no_position=float(found["position"][0]),
+        yes_position=float(found["position"][place + 1 + int(height[place + 1 : n_modes].argmax())]),
+        no_position=float(found["position"][int(height[: place + 1].argmax())]),
         ashman_d=abs(yes.separation(no)),
         area_ratio=no.n / yes.n,
     )

@@ -27,7 +27,10 @@ OUTSIDE: Final = 0.001
 """Share of the finite mass that a default range may leave out on each side."""
 
 _ABSURD: Final = 1000
-"""A layer so many times as large as the middle one does not make all others a line."""
+"""A layer so many times as large as the middle one, and as 1, does not make all others a line."""
+
+_ABSURD_HEAD: Final = 1_000_000
+"""The same for the head: its targets, such as prices, may well be larger than any layer."""
 
 NICE: Final = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 """Mantissas of a range that reads well."""
@@ -189,7 +192,8 @@ def default_range(run: Run, layers: str | Sequence[str] | None = None) -> tuple[
 
     The larger of two readings, all values pooled and every layer weighing the same, over the train
     split (over the others where there is none). Layers more than 1000 times as large as the middle one
-    (the upper of the two, where the number is even) are left out.
+    that is not all zero (the upper of the two, where the number is even), and larger than 1000, are left
+    out. For the head, whose targets set its size, both are a million.
 
     Parameters
     ----------
@@ -213,32 +217,37 @@ def default_range(run: Run, layers: str | Sequence[str] | None = None) -> tuple[
     if not splits or not names:
         return -1.0, 1.0
     totals = [run.totals(split).sel(layer=names) for split in splits]
-    return shared_range(sum(totals[1:], totals[0]))
+    return shared_range(sum(totals[1:], totals[0]), run.head)
 
 
-def shared_range(counts: xr.DataArray) -> tuple[float, float]:
+def shared_range(counts: xr.DataArray, head: str | None) -> tuple[float, float]:
     """Return one range for all layers: the larger of two readings, as `default_range` has it.
 
     Parameters
     ----------
     counts : xarray.DataArray
         Pooled counts [layer, bucket].
+    head : str or None
+        Name of the head, which may be among the layers.
 
     Returns
     -------
     h_min, h_max : float
         As `symmetric_range`.
     """
-    usual = counts.isel(layer=_usual(counts))
+    usual = counts.isel(layer=_usual(counts, head))
     finite = usual.isel(bucket=slice(1, -2)).sum("bucket")
     pooled = usual.sum("layer").astype(np.float64)
     alike: xr.DataArray = (usual / finite.where(finite > 0)).sum("layer")
     return symmetric_range(xr.concat([pooled, alike], "reading", coords="minimal", compat="override"))
 
 
-def _usual(counts: xr.DataArray) -> NDArray[np.bool_]:
+def _usual(counts: xr.DataArray, head: str | None) -> NDArray[np.bool_]:
     """Tell which layers [layer] are not of absurd size, given pooled counts [layer, bucket]."""
     ends = quantile(counts, (OUTSIDE, 1 - OUTSIDE)).transpose("layer", ...).values
     size = np.nan_to_num(np.abs(ends).max(axis=1))  # NaN without values
     sizes = np.sort(size[size > 0])
-    return np.asarray(size <= _ABSURD * sizes[sizes.size // 2] if sizes.size else size == 0)
+    # The floor: where most layers vanish, ordinary ones are not absurd.
+    middle = max(float(sizes[sizes.size // 2]), 1.0) if sizes.size else 1.0
+    times = np.where(counts["layer"].values == head, _ABSURD_HEAD, _ABSURD)
+    return np.asarray(size <= times * middle)

@@ -48,7 +48,7 @@ def measure(run: actlab.Run) -> list[tuple[str, bool]]:
             min(ratios) > 1.5,
         ),
         (
-            f"d' of the validation rises from {trend[0]:.1f} to {trend[-1]:.1f}",
+            f"d' of the validation rises from {round(float(trend[0]), 1) + 0.0:.1f} to {trend[-1]:.1f}",
             trend[-1] > max(trend[0], 0) + 1,
         ),
     ]

@@ -12,7 +12,10 @@ def measure(run: actlab.Run) -> list[tuple[str, bool]]:
     heights = after.mode_height.values[: int(after.n_modes)]
     alike = min(heights) / max(heights)
     return [
-        (f"d' of the validation rises from {d_before:.1f} to {d_after:.1f}", d_after > max(d_before, 0) + 2),
+        (
+            f"d' of the validation rises from {round(d_before, 1) + 0.0:.1f} to {d_after:.1f}",
+            d_after > max(d_before, 0) + 2,
+        ),
         (f"the validation has {len(heights)} significant modes, two expected", len(heights) == 2),
         (f"the lower one has {alike:.2f} of the other's height", alike > 0.4),
     ]

@@ -26,7 +26,10 @@ def measure(run: actlab.Run) -> list[tuple[str, bool]]:
         for rows in (label.sum(axis=1) == 1, label.sum(axis=1) == 3)
     )
     return [
-        (f"d' of the validation rises from {d_before:.1f} to {d_after:.1f}", d_after > max(d_before, 0) + 2),
+        (
+            f"d' of the validation rises from {round(d_before, 1) + 0.0:.1f} to {d_after:.1f}",
+            d_after > max(d_before, 0) + 2,
+        ),
         (
             f"the labels have {asked:.1f} NO for each YES, the outputs {given:.1f} below zero for each above",
             abs(given / asked - 1) < 0.35,

@@ -25,7 +25,10 @@ def measure(run: actlab.Run) -> list[tuple[str, bool]]:
         ),
         (f"the widest convolution is {width:.1f} times as wide as the narrowest", width > 3),
         (f"the widest batch norm is {width_after:.2f} times as wide as the narrowest", width_after < 1.5),
-        (f"d' of the validation rises from {before:.1f} to {after:.1f}", after > max(before, 0) + 2),
+        (
+            f"d' of the validation rises from {round(before, 1) + 0.0:.1f} to {after:.1f}",
+            after > max(before, 0) + 2,
+        ),
         (f"the outputs of the validation have {n_modes} significant modes, two expected", n_modes == 2),
         (
             f"the lower one has {np.min(heights) / np.max(heights):.2f} of the other's height",

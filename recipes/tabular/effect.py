@@ -17,7 +17,7 @@ def measure(run: actlab.Run) -> list[tuple[str, bool]]:
     embeddings = run.layers[run.layers.kind == "Embedding"]
     return [
         (
-            f"d' of the validation rises from {d_before:.1f} to {d_after:.1f}",
+            f"d' of the validation rises from {round(d_before, 1) + 0.0:.1f} to {d_after:.1f}",
             d_after > max(1.2, d_before + 0.5),
         ),
         (f"who leaves has the higher output with a probability of {auc:.2f}", auc > 0.83),

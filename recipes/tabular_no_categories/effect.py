@@ -18,7 +18,7 @@ def measure(run: actlab.Run) -> list[tuple[str, bool]]:
         ),
         (f"the verdict names {', '.join(broken) or 'no error and no warning'}", not broken),
         (
-            f"d' of the validation rises from {d_before:.1f} to {d_after:.1f}",
+            f"d' of the validation rises from {round(d_before, 1) + 0.0:.1f} to {d_after:.1f}",
             d_after > max(1, d_before + 0.5),
         ),
     ]

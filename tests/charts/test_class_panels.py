@@ -57,3 +57,5 @@ def test_mistakes_are_named(charted, record_run):
     rows = [(0, {"fc": np.ones((4, 2))}, None)]
     with pytest.raises(SelectionError, match=r"classes of epoch 0 are not known \(a regression"):
         per_class(record_run({"train": rows}, ["fc"]))
+    with pytest.raises(SelectionError, match=r"no head, so nothing to part by class$"):
+        per_class(record_run({"train": rows}, ["fc"], head=None, raw=False))

@@ -171,7 +171,7 @@ def test_mistakes_are_said_in_one_line(charted, tmp_path, name, options, error, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("chart", ["colorful", "twin_peaks", "per_class"])
+@pytest.mark.parametrize("chart", ["colorful", "twin_peaks"])
 def test_without_a_head_it_is_said_what_to_do(charted, tmp_path, monkeypatch, chart):
     monkeypatch.setattr(charted.run, "head", None)
     with pytest.raises(

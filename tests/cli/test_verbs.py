@@ -300,6 +300,9 @@ def test_export_refuses_what_it_cannot_draw(run, capsys):
     assert "ends in .png or .svg" in refusal(capsys, "export", run, "-o", "a.gif")
     assert "did you mean 'wall'" in refusal(capsys, "export", run, "-o", "a.png", "--chart", "walls")
     assert "no layer 'nothing'" in refusal(capsys, "export", run, "-o", "a.png", "--layer", "nothing")
+    words = ["--chart", "per_class", "--layer", "1"]
+    said = "--layer: per_class draws the classes of the head, and takes no layer"
+    assert refusal(capsys, "export", run, "-o", "a.png", *words) == said
 
 
 def test_progress_is_not_drawn_into_a_file(capsys):

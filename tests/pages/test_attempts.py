@@ -38,7 +38,7 @@ def test_the_page_shows_live_rows_and_says_so(path, tmp_path):
     page = actlab.report(path, tmp_path / "live.html")
     said = "2, begun after 0, 10 training batches; what a later one has replaced is left out"
     assert fact(page, "Attempts") == said
-    assert fact(page, "Resumed") == "after batch 10"
+    assert fact(page, "Resumed") == "at batch 10"
     assert fact(page, "Rows") == "train 20, valid 2"
 
 

@@ -293,3 +293,15 @@ def test_no_width_overflows(open_page, small_page):
         page.set_viewport_size({"width": width, "height": 800})
         page.wait_for_timeout(150)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_ends_of_a_lane_stand_on_one_line(open_page, small_page, width):
+    page = open_page(small_page, width=width)
+    code = """() => [...document.querySelectorAll(".lane .ends span")].map((end) => {
+      end.textContent = "-4.172e-07";
+      return [end.getClientRects().length, end.offsetHeight < 20, end.scrollWidth <= end.clientWidth + 0.5];
+    })"""
+    found = page.evaluate(code)
+    assert found
+    assert all(each == [1, True, True] for each in found)

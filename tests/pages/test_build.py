@@ -255,5 +255,16 @@ def test_a_layer_of_absurd_size_does_not_hide_the_others_and_is_named(record_run
     run = record_run({"train": rows}, names, head=None, raw=False)
     html = report(run, tmp_path / "page.html", sections=["verdict", "wall"]).read_text(encoding="utf-8")
     assert load_recipe(tmp_path / "page.toml").h_max <= 4
-    assert re.search(r"mostly out of this range: <bdi>&lt;b&gt;huge</bdi></span>", html)
+    assert re.search(r"out of this range: 100% of <bdi>&lt;b&gt;huge</bdi></span>", html)
     assert "Out of view" in html
+
+
+def test_layers_partly_out_of_the_range_are_named_the_largest_share_first(record_run, tmp_path):
+    parts = {"a": 0, "b": 50, "c": 600, "d": 1000, "e": 15, "f": 9}
+    batch = {name: np.repeat([0.5, 5.0], [1000 - part, part]) for name, part in parts.items()}
+    run = record_run({"train": [(0, batch, None)]}, [*parts, "never"], head=None, raw=False)
+    html = report(run, tmp_path / "page.html", sections=["wall"], h_min=-1, h_max=1).read_text(
+        encoding="utf-8"
+    )
+    named = re.search(r"out of this range: (.*?)</span>", html)[1]
+    assert named == "100% of <bdi>d</bdi>, 60% of <bdi>c</bdi>, 5.0% of <bdi>b</bdi> and 1 more"

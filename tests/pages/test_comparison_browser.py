@@ -1,5 +1,6 @@
 """The page of a comparison: what it says of each run, on the screen and in its files."""
 
+import html
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ from actlab.charts.comparison_chart import (
     STEPS,
     ComparisonOptions,
     Scale,
+    _epochs_tell_more,
     cells,
     prepare,
     scale_of,
@@ -22,6 +24,7 @@ from actlab.cli import main
 from actlab.errors import RecipeError, SelectionError
 from actlab.findings.finding import Verdict
 from actlab.pages.comparison_build import compare_report
+from actlab.pages.comparison_sections import _dropped
 from actlab.recipe import Recipe, load_recipe
 
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -51,7 +54,7 @@ def pair(record_run):
 
 @pytest.fixture(scope="module")
 def strided(tmp_path_factory):
-    """Return two runs of three epochs that share one batch; the second one was gone on with."""
+    """Return two runs of three epochs that share one batch; the second one was resumed."""
     folder, random = tmp_path_factory.mktemp("strided"), torch.Generator().manual_seed(0)
 
     def train(name, steps, every, **options):
@@ -65,6 +68,21 @@ def strided(tmp_path_factory):
     train("sevens.zarr", range(12), 7)
     train("sevens.zarr", range(12, 24), 7, resume=True)
     return [folder / "fives.zarr", folder / "sevens.zarr"]
+
+
+@pytest.fixture(scope="module")
+def record_every(tmp_path_factory):
+    """Return a function that records one batch in so many of five epochs of 70."""
+
+    def record(every):
+        path, model = tmp_path_factory.mktemp("every") / f"{every}.zarr", nn.Sequential(nn.Linear(4, 3))
+        with actlab.Recorder(model, path, every=every) as recorder:
+            for step in range(350):
+                with recorder.batch("train", epoch=step // 70):
+                    model(torch.full((4, 4), step / 350))
+        return actlab.open_run(path)
+
+    return record
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +156,8 @@ def test_the_layer_farthest_apart_comes_first_and_what_is_missing_is_said(drawn,
 def test_runs_that_hardly_share_a_batch_are_shown_by_epoch(strided, open_page, until, tmp_path):
     page = open_page(compare_report(strided, tmp_path / "page.html", h_min=-4, h_max=4, n_bins=40))
     said = page.text_content("#top")
-    assert "hardly a batch in common, so a column of a picture is a whole epoch" in said
-    assert "was gone on with after 12 training batches" in said
+    assert "few batches in common, so a column of a picture is a whole epoch" in said
+    assert "was resumed after 12 training batches" in said
     assert page.text_content(".facts dd >> nth=2") == "3 of 1 epoch each"
     page.locator("#compare-picture-1").hover()
     until(page, "document.getElementById('tooltip').textContent.startsWith('epoch 1\\n')")
@@ -151,6 +169,68 @@ def test_columns_of_epochs_hold_what_the_epochs_do(strided):
     assert columns.attrs["unit"] == "epoch"
     assert columns["step"].values.tolist() == columns["last"].values.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(columns["share"], epochs["share"])
+
+
+@pytest.mark.parametrize(
+    ("n_epochs", "batches", "unit"), [(5, 70, "epoch"), (1, 350, "batch"), (3, 2500, "batch")]
+)
+def test_few_batches_in_common_are_shown_by_epoch_unless_they_fill_a_tile(n_epochs, batches, unit):
+    tens, sevens = (set(range(0, n_epochs * batches, every)) for every in (10, 7))
+    found = _epochs_tell_more(len(tens & sevens), min(len(tens), len(sevens)), n_epochs, width=88)
+    assert found == (unit == "epoch")
+
+
+def test_long_epochs_of_few_common_batches_are_shown_by_epoch(record_every):
+    runs = {"tens": record_every(10), "sevens": record_every(7)}
+    columns, _ = prepare(runs, actlab.LinearAxis(-4, 4, 40))
+    assert (columns.attrs["unit"], columns.sizes["step"]) == ("epoch", 5)
+
+
+def test_dropped_steps_are_those_that_would_have_been_recorded(record_every, monkeypatch):
+    run = record_every(10)
+    monkeypatch.setattr(type(run), "gaps", {"train": [[100, 200], [300, 300], [311, 319]]})
+    assert _dropped(run) == 12
+    monkeypatch.setattr(type(run), "gaps", {"train": []})
+    assert _dropped(run) == 0
+
+
+def test_what_lies_out_of_range_is_told_of_each_layer_and_run(pair, tmp_path):
+    axis = actlab.LinearAxis(-1, 1, 20)
+    page = compare_report(pair, tmp_path / "page.html", h_min=-1, h_max=1, n_bins=20, sections=["wall"])
+    found = dict.fromkeys(pair["a"].names, "")
+    for card in page.read_text(encoding="utf-8").split('<a class="tile card-tile"')[1:]:
+        name = html.unescape(re.search(r'data-name="(.*?)"', card)[1])
+        found[name] = re.findall(r"</i> out of range (\d+)%</span>", card)
+    truth = actlab.compare(pair, axis=axis)
+    lost = (truth["underflow"] + truth["overflow"]).sum("epoch") / truth["n"].sum("epoch")
+    for name, said in found.items():
+        assert said == [f"{100 * float(share):.0f}" for share in lost.sel(layer=name)]
+
+
+def test_a_run_whose_values_are_drawn_has_no_word_on_its_card(record_run, tmp_path):
+    rows = [(0, {"fc": np.zeros((4, 2))}, None)]
+    broken = [(0, {"fc": np.array([[0.0, 9.0], [np.nan, np.inf]])}, None)]
+    runs = {name: record_run({"train": each}, ["fc"]) for name, each in (("a", rows), ("b", broken))}
+    options = {"h_min": -1, "h_max": 1, "n_bins": 10, "sections": ["wall"], "overwrite": True}
+    page = compare_report(runs, tmp_path / "page.html", **options)
+    said = re.findall(r'<span><i class="run run-(\d)" title=".">.*?</i> (.*?)</span>', page.read_text())
+    assert said == [("1", "out of range 25%, NaN or infinite 50%")]
+    page = compare_report([runs["a"]] * 2, page, **options)
+    assert 'class="lost"' not in page.read_text()
+
+
+@pytest.mark.browser
+def test_the_detail_tells_what_it_does_not_draw(pair, open_page, tmp_path):
+    page = open_page(compare_report(pair, tmp_path / "page.html", h_min=-1, h_max=1, n_bins=20))
+    card = page.locator(".tile >> nth=0 >> .lost > span")
+    assert [page.text_content(f"#compare-lost-{run}") for run in range(2)] == [
+        said.strip() for said in card.all_text_contents()
+    ]
+    name = page.locator(".tile").nth(0).get_attribute("data-name")
+    last = actlab.compare(pair, axis=actlab.LinearAxis(-1, 1, 20)).sel(layer=name).isel(epoch=-1)
+    lost = (last["underflow"] + last["overflow"]) / last["n"]
+    for told, share in zip(page.text_content("#compare-said").split("\n"), lost.values, strict=True):
+        assert told.endswith(f"out of range {100 * share:.0f}%")
 
 
 def test_a_column_knows_the_last_batch_that_all_runs_have(strided):
@@ -186,8 +266,8 @@ def test_the_verdicts_stand_side_by_side(pair, make_finding, tmp_path, monkeypat
         pair["b"].path: Verdict([mine, both], [], ["drift", "dead_relu"], ""),
     }
     monkeypatch.setattr("actlab.pages.comparison_build.check", lambda run, **_: verdicts[run.path])
-    html = compare_report(pair, tmp_path / "page.html", sections=["verdict"]).read_text(encoding="utf-8")
-    rows = re.findall(r"<tr>(.*?)</tr>", html.split("<tbody>")[2], re.DOTALL)
+    text = compare_report(pair, tmp_path / "page.html", sections=["verdict"]).read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", text.split("<tbody>")[2], re.DOTALL)
     cells = [
         [re.sub(r"<.*?>|\s+", " ", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)]
         for row in rows
@@ -199,9 +279,9 @@ def test_the_verdicts_stand_side_by_side(pair, make_finding, tmp_path, monkeypat
 
 def test_a_verdict_of_too_little_is_no_sign_of_health(pair, tmp_path, monkeypatch):
     monkeypatch.setattr("actlab.pages.comparison_build.check", lambda run, **_: Verdict([], [], [], ""))
-    html = compare_report(pair, tmp_path / "page.html", sections=["verdict"]).read_text(encoding="utf-8")
-    assert "not enough data to tell anything" in html
-    assert "No finding" not in html
+    text = compare_report(pair, tmp_path / "page.html", sections=["verdict"]).read_text(encoding="utf-8")
+    assert "not enough data to tell anything" in text
+    assert "No finding" not in text
 
 
 @pytest.mark.browser
@@ -226,8 +306,8 @@ def test_the_verb_writes_a_page_of_the_sections_asked_for(pair, tmp_path, capsys
     paths = [run.path for run in pair.values()]
     command = ["compare", *paths, "--recipe", str(tmp_path / "wish.toml"), "-o", str(tmp_path / "some.html")]
     assert main(command) == 0
-    html = (tmp_path / "some.html").read_text(encoding="utf-8")
-    assert re.findall(r'<section id="([a-z]+)"', html) == ["top", "numbers", "layers"]
+    text = (tmp_path / "some.html").read_text(encoding="utf-8")
+    assert re.findall(r'<section id="([a-z]+)"', text) == ["top", "numbers", "layers"]
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([*command, "--overwrite", "--max-size", "0.001"]) == 2

@@ -73,6 +73,15 @@ def test_every_layer_shows_at_every_range(open_page, path):
         assert page.input_value("#range-bins") == str(n_bins)
 
 
+def test_where_no_value_is_finite_no_share_is_out_of_range(open_page, record_run, tmp_path):
+    rows = [(0, {"fc": np.full((4, 3), size)}, None) for size in (1.0, 9.0, np.nan)]
+    run = record_run({"train": rows}, ["fc"], raw=False)
+    page = open_page(report(run, tmp_path / "page.html", h_min=-4, h_max=4))
+    assert "out of range \N{EN DASH}" in page.text_content("#readout")
+    assert "out of range 33%" in page.text_content("#layer-facts")
+    assert "at most 100%" in page.text_content("#range-note")
+
+
 def test_wrong_addresses_change_nothing(open_page, path):
     page = open_page(path)
     before = [page.input_value(f"#range-{name}") for name in ("min", "max", "bins")]

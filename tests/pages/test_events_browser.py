@@ -36,6 +36,8 @@ def planted(record_run, tmp_path_factory):
     columns = random.permutation(np.arange(1, COLUMNS - 1))
     events = ("shifted", "collapsed", "widened", "empty", "stray", "doubled")
     places = {event: [int(columns[i] * K + random.integers(K))] for i, event in enumerate(events)}
+    stray = places["stray"][0]
+    places["stray"] = sorted([stray, stray // K * K + (stray + 7) % K])  # two in one column
     start = int(columns[6] * K + random.integers(K - 8))
     places["moved"] = list(range(start, start + 8))
     of_row = {row: event for event, rows in places.items() for row in rows}
@@ -65,10 +67,21 @@ def image(page):
     return np.array(counts).reshape(shape)
 
 
+def point_at(page, row):
+    """Move the mouse over the middle of a row of the whole chart."""
+    page.locator("#figure-detail").scroll_into_view_if_needed()
+    code = """row => { const { id } = Bokeh.documents[0].get_model_by_name("detail");
+      const { frame } = Bokeh.index.get_by_id(id);
+      const { left } = document.getElementById("figure-detail").getBoundingClientRect();
+      return left + frame.x_scale.compute(row + 0.5); }"""
+    box = page.locator("#figure-detail").bounding_box()
+    page.mouse.move(page.evaluate(code, row), box["y"] + box["height"] / 2)
+
+
 def test_every_event_is_seen_or_announced(open_page, planted):
     path, places = planted
     page = open_page(path, width=390)  # too narrow for single batches
-    bars = ("strip_hidden_1", "strip_hidden_2", "strip_nonfinite_0")
+    bars = ("strip_hidden_1", "strip_hidden_2", "strip_hidden_4", "strip_nonfinite_0")
     announced = {int(left) // K for name in bars for left in held(page, name)["left"]}
     counts = image(page)
     columns = {event: rows[0] // K for event, rows in places.items()}
@@ -77,7 +90,36 @@ def test_every_event_is_seen_or_announced(open_page, planted):
     assert announced == set(columns.values())
     seen = np.flatnonzero(counts[:, columns["stray"]])
     assert {181, 187, 192} <= set(seen), "dots of single values"
+    rim = held(page, "strip_hidden_4")
+    assert columns["stray"] in {int(left) // K for left in rim["left"]} <= announced
+    assert min(rim["bottom"]) > 0.7, "no height that could be read as a size"
+    assert page.is_visible("#stray-key")
     assert not counts[176:, usual].any()
+
+
+def test_a_stray_is_named_by_column_and_by_single_batch(open_page, planted, until):
+    path, places = planted
+    row = places["stray"][0]
+    said = f"batch {row} reaches 9.2, far beyond those around it"
+    page = open_page(path, width=390)
+    point_at(page, row)
+    until(
+        page,
+        f"document.getElementById('readout').textContent.split('\\n').includes('{said}; so does 1 more')",
+    )
+    assert page.text_content("#limits").endswith("7 columns hide an odd batch")
+    page = open_page(path)
+    page.evaluate(f"location.hash = '#at=0:{row}-{row}'")
+    until(page, "document.getElementById('resolution').textContent.includes('kept in full')")
+    assert page.text_content("#limits").endswith("no column hides an odd batch"), "it is drawn"
+    assert {said, "out of range 0%"} <= set(page.text_content("#readout").split("\n"))
+    page.evaluate(f"location.hash = '#range=-9,9,180&at=0:{row}-{row}'")
+    until(page, "document.getElementById('readout').textContent.split('\\n').includes('out of range <0.01%')")
+    assert said in page.text_content("#readout").split("\n")
+    page.evaluate(f"location.hash = '#range=-9,9,180&at=0:{row + 1}-{row + 1}'")
+    until(page, f"document.getElementById('readout').textContent.startsWith('batch {row + 1} ')")
+    assert "reaches" not in page.text_content("#readout")
+    assert "out of range 0%" in page.text_content("#readout")
 
 
 def test_the_strip_names_the_batch_and_single_batches_are_there(open_page, planted, until):
@@ -89,6 +131,7 @@ def test_the_strip_names_the_batch_and_single_batches_are_there(open_page, plant
         until(page, "document.getElementById('resolution').textContent.includes('kept in full')")
         assert page.text_content("#readout").startswith(f"batch {row} ")
     assert f"{2 * N:,} values" in page.text_content("#readout")
+    assert f"batch {row} has 100% more or fewer values than usual" in page.text_content("#readout")
     shown = held(page, "image")
     assert len(shown["x"]) == 2
     assert shown["x"][1] <= places["doubled"][0] < shown["x"][1] + shown["dw"][1]

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actlab.pages.formats import lane, spans
+from actlab.pages.formats import lane, percent, spans
 
 
 def test_a_constant_with_the_noise_of_means_is_a_level_line():
@@ -12,9 +12,9 @@ def test_a_constant_with_the_noise_of_means_is_a_level_line():
     assert (drawn["ends"], drawn["said"]) == (["0.001"], "constant at 0.001")
 
 
-def test_a_lane_that_ends_in_nothing_says_so():
-    assert lane([2.0, 1.0, float("nan")], 200, 44)["said"].endswith("1, then nothing finite")
-    assert lane([2.0, 2.0, float("nan")], 200, 44)["said"] == "constant at 2, then nothing finite"
+def test_a_lane_says_in_words_where_it_ends():
+    assert lane([2.0, 1.0, float("nan")], 200, 44, ", no more")["said"].endswith("1, no more")
+    assert lane([2.0, 2.0, float("nan")], 200, 44, ", no more")["said"] == "constant at 2, no more"
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e20])
@@ -34,3 +34,11 @@ def test_spans_name_every_label_and_no_other(labels, stride):
 
 def test_many_spans_are_only_counted():
     assert spans([0, 2, 4, 6, 8000]) == "0 to 8,000, in 5 parts"
+
+
+@given(st.floats(0, 1) | st.sampled_from([0.9949, 0.995, 0.99999, 1 - 1e-12, 1.0]))
+def test_a_share_is_none_or_all_only_if_it_is(share):
+    said = percent(share)
+    assert (said == "0%") == (share == 0)
+    assert (said == "100%") == (share >= 1 - 1e-9)
+    assert said[:1] in "<>" or abs(float(said[:-1]) / 100 - share) <= 0.005

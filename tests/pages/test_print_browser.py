@@ -47,6 +47,23 @@ def test_paper_shows_the_curves_of_the_last_epoch_and_the_window_does_not(open_p
     assert page.is_visible("#figure-twin canvas >> nth=0")
 
 
+def test_paper_names_the_range_that_it_shows(open_page, small_page):
+    page = open_page(small_page)
+    ends = page.locator("#peaks figure.still text").all_text_contents()
+    for form in ("range", "peaks-range"):
+        for name, value in (("min", "-1"), ("max", "1")):
+            page.fill(f"#{form}-{name}", value)
+            page.press(f"#{form}-{name}", "Enter")
+    assert page.inner_text("#peaks-view").startswith("[-1, 1]")
+    assert page.is_visible("#wall-range")
+    page.emulate_media(media="print")
+    said = page.inner_text("#peaks > .note >> nth=0")
+    low, high = re.search(r"^epoch 2, own range \[(\S+), (\S+)\], \d+ bins$", said.strip()).groups()
+    assert {low, high} <= set(ends)
+    assert not page.is_visible("#wall-range")
+    page.emulate_media(media="screen")
+
+
 def test_the_curves_are_there_without_scripts(open_page, small_page):
     page = open_page(small_page, ready=False, java_script_enabled=False)
     assert page.is_visible("#peaks figure.still")

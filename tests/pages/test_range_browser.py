@@ -1,5 +1,7 @@
 """The page brings its counts onto another range: by fields, buttons, address, and by pulling the axis."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,83 @@ def test_the_range_in_use_stands_in_the_address_and_draws_the_same_again(open_pa
     until(again, "document.getElementById('numbers').getBoundingClientRect().top < innerHeight")
     again.click("#range-reset")
     until(again, "location.hash === '#numbers'")
+
+
+def test_the_layer_looked_at_stands_in_the_address_too(open_page, small_page, until):
+    page = open_page(small_page)
+    page.keyboard.press("]")
+    page.keyboard.press("]")
+    until(page, "location.hash === '#at=1'")
+    page.click("#range-fit")
+    until(page, "/^#at=1&range=.*,80&peaks-range=-8,8,20$/.test(location.hash)")
+    again = open_page(small_page, address=page.evaluate("location.hash"))
+    assert again.input_value("#layer-select") == "1"
+    assert np.array_equal(held(again, "image", "image"), held(page, "image", "image"))
+    page.click("#range-reset")
+    page.select_option("#layer-select", "5")
+    until(page, "location.hash === '#at=5'")
+
+
+def test_marked_batches_leave_the_address_when_others_are_looked_at(open_page, small_page, until):
+    page = open_page(small_page, address="#at=2:3-4")
+    page.keyboard.press("]")
+    until(page, "location.hash === '#at=3'")
+    page.keyboard.press("[")
+    until(page, "location.hash === '#at=2:3-4'")
+    page.keyboard.press("+")
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    until(page, "location.hash === '#at=2'")
+    page.keyboard.press("0")
+    until(page, "location.hash === '#at=2:3-4'")
+
+
+@pytest.fixture(scope="module")
+def absurd_page(record_run, tmp_path_factory):
+    """A layer of up to 1.5e21 in training, more in validation, and one with a single value in the range."""
+    random = np.random.default_rng(3)
+
+    def rows(most):
+        nearly = np.full((8, 64), 9.0)
+        nearly[0, 0] = 0
+        huge = np.append(random.uniform(0, most, 511), most).reshape(8, 64)
+        return [(0, {"huge": huge, "nearly": nearly, "out": nearly + 9}, None) for _ in range(6)]
+
+    splits = {"train": rows(1.5e21), "valid": rows(9e30)}
+    run = record_run(splits, ["huge", "nearly", "out"], head=None, raw=False)
+    return report(run, tmp_path_factory.mktemp("page") / "absurd.html", h_min=-4, h_max=4, n_bins=50)
+
+
+def test_fit_ends_with_the_largest_value_where_the_recording_has_one_slot(open_page, absurd_page):
+    page = open_page(absurd_page, address="#at=0")
+    page.click("#range-fit")
+    assert page.input_value("#range-min") == "0"
+    assert 1.4e21 < float(page.input_value("#range-max")) <= 1.5e21
+    drawn = held(page, "image", "image").reshape(50, -1).sum(axis=0)
+    np.testing.assert_allclose(drawn, 512, rtol=0.02)
+    flow = page.text_content("#limits").split("out of range here ")[1].split("%")[0]
+    assert float(flow.strip("<")) < 0.2
+    wide = """() => {
+      const field = document.getElementById("range-max");
+      const pen = document.createElement("canvas").getContext("2d");
+      const { font, paddingLeft, paddingRight } = getComputedStyle(field);
+      pen.font = font;
+      const arrows = 18;
+      return field.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight) - arrows
+        - pen.measureText("-1.6e+21").width;
+    }"""
+    assert page.evaluate(wide) >= 0
+    valid = held(page, "valid_histograms", "xs")[0]
+    assert np.all(valid - valid.min() <= 1e-6 * valid.max())
+
+
+def test_all_is_said_only_where_nothing_is_drawn(open_page, absurd_page):
+    page = open_page(absurd_page, address="#at=1")
+    for part in ("#layer-facts", "#limits", "#readout"):
+        assert re.search(r"out of range (here )?>99%", page.text_content(part))
+    page.keyboard.press("]")
+    for part in ("#layer-facts", "#limits", "#readout"):
+        assert re.search(r"out of range (here )?100%", page.text_content(part))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actlab.axis import FloatAxis, LinearAxis
-from actlab.rebinning import Slots, rebin_array
+from actlab.rebinning import LARGEST, Slots, rebin_array
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +26,8 @@ RUN = """([bits, floor, exponents, range, first, sums, slots]) => {
 @pytest.fixture(scope="module")
 def script(browser):
     page = browser.new_page()
-    for name in ("rebin.js",):
+    page.set_content('<script id="data" type="application/json">{}</script>')
+    for name in ("core.js", "rebin.js"):
         page.add_script_tag(content=files("actlab.pages").joinpath("assets", name).read_text())
     yield page
     page.close()
@@ -76,3 +77,29 @@ def test_the_script_bins_as_the_kernel_does(script, case):
     ):
         np.testing.assert_allclose(found[name], known, rtol=1e-9, atol=1e-9 * max(total, 1), err_msg=name)
     assert sum(found["counts"]) + found["below"] + found["above"] == pytest.approx(total)
+
+
+@given(size=st.floats(4.1, 1e38), sign=st.sampled_from([-1, 1]), bins=st.integers(1, 40))
+def test_what_lies_beyond_the_slots_ends_with_the_farthest_value(script, size, sign, bins):
+    code = """([size, sign, bins]) => {
+      const ends = sign > 0 ? [-1, size] : [-size, 1];
+      const layout = makeLayout(1, 0, [0, 1], ends);
+      const plan = makePlan(layout, ...ends.map((end) => end * 1.0625), bins);
+      const slot = sign > 0 ? 2 * layout.half + 1 : 1;
+      const { counts, below, above } = makeRebinner(plan, Float32Array.of(96), slot, 1)(0, 1);
+      return { counts: [...counts], edges: [...plan.edges], lost: below + above, ends: [...layout.ends] };
+    }"""
+    found = script.evaluate(code, [size, sign, bins])
+    inner, outer = sorted((4.0 * sign, size * sign))
+    edges = np.clip(found["edges"], inner, outer)
+    np.testing.assert_allclose(found["counts"], 96 * np.diff(edges) / (outer - inner), atol=1e-4)
+    assert found["lost"] == pytest.approx(0, abs=1e-9)
+    assert sorted(np.abs(found["ends"])[[0, -1]]) == pytest.approx([size, LARGEST])
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0, "0%"), (1e-5, "<0.01%"), (0.99, "99%"), (0.9963, ">99%"), (1 - 1e-12, "100%"), (1, "100%")],
+)
+def test_a_share_is_none_or_all_only_if_it_is(script, share, said):
+    assert script.evaluate("share => percent(share)", share) == said

@@ -3,7 +3,9 @@
 import re
 
 import pytest
+import torch
 
+import actlab
 from actlab.errors import RecipeError
 from actlab.pages.build import report
 from actlab.recipe import SECTIONS, load_recipe
@@ -92,3 +94,27 @@ def test_the_classes_follow_the_epoch_of_the_twin_peaks(draw_some, open_page):
     page.focus("#classes-epoch")
     page.keyboard.press("End")
     assert page.text_content("#peaks-shown") == "2"
+
+
+@pytest.mark.parametrize(
+    ("logged", "said"),
+    [
+        (lambda step: 2.0 - step, ""),
+        (lambda step: 2.0 - step if step % 10 == 0 else None, ""),
+        (lambda step: 2.0 - step if step < 12 else float("nan"), ", no finite number after batch 11"),
+        (lambda step: 2.0 if step == 0 else float("inf"), " in batch 0 alone"),
+    ],
+)
+def test_a_number_that_ends_early_is_told_from_one_that_is_logged_now_and_then(tmp_path, logged, said):
+    torch.set_num_threads(1)
+    model = torch.nn.Linear(3, 2)
+    with actlab.Recorder(model, tmp_path / "run.zarr") as recorder:
+        for step in range(36):
+            with recorder.batch("train", epoch=0):
+                model(torch.randn(4, 3))
+            if (loss := logged(step)) is not None:
+                recorder.log(loss=loss)
+    page = report(tmp_path / "run.zarr", tmp_path / "page.html", sections=["numbers"], h_min=-4, h_max=4)
+    (lane,) = re.findall(r"<b>loss</b> (.*?)</figcaption>", page.read_text(encoding="utf-8"))
+    assert lane.endswith(said)
+    assert ("finite" in lane or "alone" in lane) == bool(said)

@@ -56,7 +56,7 @@ def test_all_that_is_known_of_a_finding_is_told(small_run, make_material, make_f
     ("levels", "said"),
     [
         (["error", "warning", "warning", "advice"], ["error 1", "warning 2", "advice 1", "healthy 2"]),
-        (["error", "error", "healthy"], ["error 2", "healthy 4"]),
+        (["error", "error", "healthy"], ["error 2", "healthy 3"]),
         (["healthy"], ["healthy"]),
         ([], ["healthy"]),
     ],

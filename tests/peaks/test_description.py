@@ -113,6 +113,17 @@ def test_counts_alone_give_curves_and_modes_near_the_exact_ones(record_run, smal
     assert np.isnan(one.peak_distance).all()
 
 
+def test_of_three_modes_the_tallest_on_each_side_of_the_deepest_valley_are_no_and_yes(record_run):
+    random = np.random.default_rng(0)
+    means = np.repeat([-3.0, 0.0, 9.0], [300, 2000, 900])
+    head = (means + random.normal(0, 0.6, means.size)).reshape(-1, 2).astype(np.float32)
+    run = record_run({"train": [(0, {"fc": head}, None)] * 4, "valid": [(0, {"fc": head}, None)]}, ["fc"])
+    found = twin_peaks(run).sel(split="valid")
+    assert found.n_modes == 3
+    assert float(found.no_position) == pytest.approx(0, abs=0.3)
+    assert float(found.yes_position) == pytest.approx(9, abs=0.3)
+
+
 def counted(axis, head, label, pooled=False):
     """Count outputs [sample, unit] by unit and truth: no, yes, unlabelled."""
     units = head.shape[1]

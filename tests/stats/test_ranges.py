@@ -64,6 +64,25 @@ def test_default_range_is_not_that_of_few_layers_of_absurd_size(record_run):
     assert default_range(run, "zero") == (-1, 1)
 
 
+def test_default_range_is_that_of_ordinary_layers_where_most_vanish(record_run):
+    random = np.random.default_rng(0)
+    batch = {f"faint{index}": random.normal(0, 1e-4, 999) for index in range(6)}
+    batch |= {"input": random.uniform(-0.9, 0.9, 999), "zero": np.zeros(9), "out": random.normal(0, 1e-3, 99)}
+    run = record_run({"train": [(0, batch, None)]}, [*batch], head="out", raw=False)
+    assert default_range(run) == (-1, 1)
+
+
+def test_default_range_is_that_of_the_head_unless_it_is_absurd(record_run):
+    random = np.random.default_rng(0)
+    batch = {name: random.uniform(-39, 39, 999) for name in "abc"}
+    for size, reach in ((4.9e5, 5e5), (1e37, 40)):
+        values = batch | {"price": random.uniform(0, size, 999)}
+        run = record_run({"train": [(0, values, None)]}, [*values], head="price", raw=False)
+        assert default_range(run) == (-reach, reach)
+        without = record_run({"train": [(0, values, None)]}, [*values], head=None, raw=False)
+        assert default_range(without) == (-40, 40)
+
+
 def test_default_range_is_that_of_training_where_there_is_any(record_run):
     rows = {"train": [(0, {"a": np.full(9, 3.9)}, None)], "valid": [(0, {"a": np.full(9, 39.0)}, None)]}
     assert default_range(record_run(rows, ["a"], head=None, raw=False)) == (-4, 4)

@@ -275,6 +275,8 @@ def _other_answers(facts: Facts, limits: DistributionShiftLimits) -> Sign | None
     valid, test = (part.isel(epoch=-1) for part in parts)
     steps = int(test["first_step"]), int(test["last_step"])
     n, m = float(valid["samples"]), float(test["samples"])
+    if not (n and m):  # no sample has an answer: NaN in all of them
+        return None
     yes = [
         np.append(part["n_yes"].values, part["n_no"].values[: part.sizes["unit"] == 1])
         for part in (valid, test)

@@ -31,6 +31,7 @@ _FELT: Final = 2.0  # factor from which on a change of size counts as its beginn
 _LASTING: Final = 5  # rows over which a layer has to stay as large as it got
 _SMALL: Final = 0.05  # sizes below it count as it: what grows out of nothing is no explosion
 _ENOUGH: Final = 30  # batches in which cycles can show, or that something is learned
+_LAST_LOSSES: Final = 5  # finite ones, before it breaks
 _LEAST_STD: Final = 1e-6  # standard deviation below which outputs count as constant
 
 
@@ -242,6 +243,9 @@ def _not_learning(facts: Facts, limits: LrTooHighLimits) -> _Learning | None:
     loss = facts.loss("train")
     if loss is not None:
         now = float(np.median(np.where(np.isfinite(late(loss)), late(loss), np.inf)))
+        known = loss[np.isfinite(loss)]
+        if math.isinf(now) and np.median(known[-_LAST_LOSSES:]) < limits.loss * loss[0]:
+            return None  # it had learned until something else broke it at once
         if loss[0] > 0 and now >= limits.loss * loss[0]:
             words = f", and the loss went from {loss[0]:.3g} to {now:.3g}"
             return _Learning(words, now >= limits.diverged * loss[0])

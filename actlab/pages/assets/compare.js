@@ -109,8 +109,9 @@ const drawCurves = () => {
   $("compare-shown").textContent = String(epochs[epoch]);
   if ($("compare-epoch") !== null) $("compare-epoch").value = String(compared.shown);
   const numbers = (name, run) => number(layer[name][run][epoch] ?? NaN);
+  const lost = (words, name, run) => (layer[name][run][epoch] > 0 ? `, ${words} ${percent(layer[name][run][epoch])}` : "");
   $("compare-said").textContent = runs
-    .map((run, place) => `${run}: mean ${numbers("mean", place)}, std ${numbers("std", place)}${place > 0 ? `, distance ${numbers("distance", place)}` : ""}`)
+    .map((run, place) => `${run}: mean ${numbers("mean", place)}, std ${numbers("std", place)}${place > 0 ? `, distance ${numbers("distance", place)}` : ""}${lost("out of range", "out_of_range", place)}${lost("NaN or infinite", "nonfinite", place)}`)
     .join("\n");
 };
 
@@ -148,9 +149,11 @@ const chooseCompared = async (index) => {
   compared.codes = undoSteps(codes);
   for (let place = 0; place < nPictures; place += 1) {
     const run = place < versus.runs.length ? place : place - versus.runs.length + 1;
+    const lost = place < versus.runs.length ? versus.layers[asked].lost[place] : "";
     const said = place < versus.runs.length ? `${name} in ${versus.runs[run]}` : `${name}: ${versus.runs[run]} minus ${versus.runs[0]}`;
-    $(`compare-picture-${place}`).setAttribute("aria-label", said);
+    $(`compare-picture-${place}`).setAttribute("aria-label", lost === "" ? said : `${said}, ${lost}`);
     drawPicture(place);
+    if (place < versus.runs.length) $(`compare-lost-${place}`).textContent = lost;
   }
   drawCurves();
   drawDistances();

@@ -45,7 +45,8 @@ const percent = (share) => {
   if (!Number.isFinite(share)) return "–";
   if (share === 0) return "0%";
   if (share < 0.0001) return "<0.01%";
-  return `${(100 * share).toFixed(share < 0.01 ? 2 : share < 0.1 ? 1 : 0)}%`;
+  const text = `${(100 * share).toFixed(share < 0.01 ? 2 : share < 0.1 ? 1 : 0)}%`;
+  return text === "100%" && share < 1 - 1e-9 ? ">99%" : text; // a sum of shares may be a rounding error below 1
 };
 
 const counted = (n, word) => `${whole.format(n)} ${word}${n === 1 ? "" : "s"}`;

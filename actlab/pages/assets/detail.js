@@ -77,6 +77,9 @@ const drawImage = () => {
   setTicks(model("detail").below[0], stepTicks(start, end, tickCount("detail")), (row) => whole.format(stepOf(row)));
 };
 
+// Whether the batches of a column are drawn one by one.
+const isSingle = (column) => detail.windows.some(({ start, stop }) => start <= view.firstRow[column] && view.firstRow[column] < stop);
+
 // How much one column holds, and what is not to be seen in it.
 const drawResolution = (start, end, batches) => {
   const every = view.every > 1 ? ` (of every ${whole.format(view.every)} batches one was recorded)` : "";
@@ -87,12 +90,12 @@ const drawResolution = (start, end, batches) => {
     : `one column = ${batches === 1 ? "one batch" : `mean of ${whole.format(batches)} batches`}${every} · ${batchesOf(start, end)}` +
       (single.length > 0 ? ` · single: ${single.join(", ")}` : "");
   const { binned, layer: { info, series }, sight: { first, last } } = detail;
-  const far = new Set(info.strays.map(([column]) => column));
+  const strays = new Set(info.strays.map(([column]) => column));
   let [flow, n, hidden] = [0, 0, 0];
   for (let c = first; c < last; c += 1) {
     n += series.n[c] * view.nRows[c];
     flow += (binned.underflow[c] + binned.overflow[c]) * series.n[c] * view.nRows[c] || 0;
-    hidden += info.odd.includes(c) || series.miscount[c] > 0 || far.has(c) ? 1 : 0;
+    hidden += !isSingle(c) && (info.odd.includes(c) || series.miscount[c] > 0 || strays.has(c)) ? 1 : 0;
   }
   const gaps = view.gaps.filter(([row]) => row > start && row < end).reduce((sum, [, steps]) => sum + steps, 0);
   const parts = [
@@ -125,8 +128,7 @@ const drawLines = () => {
   const { series } = detail.layer;
   const points = [];
   for (let c = 0; c < columnCount; c += 1) {
-    const single = detail.windows.some((each) => each.start <= view.firstRow[c] && view.firstRow[c] < each.stop);
-    if (!single) points.push([view.firstRow[c] + view.nRows[c] / 2, series.mean[c], series.std[c]]);
+    if (!isSingle(c)) points.push([view.firstRow[c] + view.nRows[c] / 2, series.mean[c], series.std[c]]);
   }
   for (const each of detail.windows) {
     for (let row = 0; row < each.width; row += 1) points.push([each.start + row + 0.5, each.series.mean[row], each.series.std[row]]);
@@ -228,6 +230,7 @@ const chooseLayer = async (index) => {
   if (asked !== detail.index || model === null) return;
   detail.layer = layer;
   drawLayer();
+  keepPlace();
 };
 
 // Another range, for the chart; the wall says that its tiles keep theirs.
@@ -240,7 +243,7 @@ const setRange = (range) => {
     $("wall-range").textContent = `the tiles keep [${exact(view.range[0])}, ${exact(view.range[1])}], the detail shows [${exact(range[0])}, ${exact(range[1])}]`;
   }
   if (detail.binned !== null) drawLayer(); // else the layer on its way will have this range
-  keepRange();
+  keepPlace();
 };
 
 // The same range for the Twin Peaks.
@@ -373,6 +376,7 @@ const startDetail = () => {
       drawImage();
       if (before + detail.windows.length > 0) drawLines();
       drawStrips();
+      keepPlace();
     });
   };
   for (const end of ["start", "end"]) model("batches").properties[end].change.connect(redraw);

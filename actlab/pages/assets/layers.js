@@ -30,7 +30,7 @@ const loadLayer = async (index) => {
   const curves = 3 * slots * n;
   const layer = {
     info,
-    layout: makeLayout(info.bits, info.floor, view.exponents),
+    layouts: info.reach.map((ends) => makeLayout(info.bits, info.floor, view.exponents, ends)), // of training, of validation
     sums: decodeSums(bytes.subarray(0, columns), slots, columnCount, info.high),
     epochs: [0, 1, 2].map((c) => decodeSums(bytes.subarray(columns + c * slots * n, columns + (c + 1) * slots * n), slots, n, info.highEpochs)),
     series: seriesOf(bytes.subarray(columns + curves), view.series),
@@ -102,6 +102,7 @@ const binGroups = (plan, { sums, first, slots }, from, to, m, batches) => {
   const out = new Float32Array(bins * width);
   const below = new Float64Array(width);
   const above = new Float64Array(width);
+  const inside = new Float64Array(width);
   for (let w = 0; w < width; w += 1) {
     const start = from + w * m;
     const end = Math.min(to, start + m);
@@ -113,15 +114,16 @@ const binGroups = (plan, { sums, first, slots }, from, to, m, batches) => {
     for (let bin = 0; bin < bins; bin += 1) {
       const count = found.counts[bin];
       out[bin * width + w] = count > 0 ? count / rows : NaN;
+      inside[w] += count / rows;
     }
   }
-  return { out, width, below, above };
+  return { out, width, below, above, inside };
 };
 
 // All columns of a layer on the bins of a range, its colour limits as `palette.count_limits`, and what the bins cannot show.
 const binLayer = (layer, range) => {
   const { info, sums } = layer;
-  const plan = makePlan(layer.layout, ...range);
+  const [plan, planValid] = layer.layouts.map((layout) => makePlan(layout, ...range));
   const source = { sums, first: info.first, slots: info.slots };
   const binned = binGroups(plan, source, 0, columnCount, 1, (column) => view.nRows[column]);
   let least = 1;
@@ -136,26 +138,28 @@ const binLayer = (layer, range) => {
   const cut = [...new Set(plan.cut)].reduce((sum, slot) => sum + all_.mass[slot], 0);
   let coarsest = 0;
   for (let slot = plan.interval[0]; slot <= plan.interval[plan.bins]; slot += 1) {
-    if (all_.mass[slot] > 0.001 * shown) coarsest = Math.max(coarsest, layer.layout.width[slot]);
+    if (all_.mass[slot] > 0.001 * shown) coarsest = Math.max(coarsest, plan.layout.width[slot]);
   }
-  const { n } = layer.series;
-  const values = n.reduce((sum, each, c) => sum + each * view.nRows[c], 0);
+  // Counts are known up to a step of their codes: shares are of what was decoded, so that all is exactly all.
+  const { nonfinite } = layer.series;
+  const shares = (flow) => flow.map((count, c) => (count / (binned.below[c] + binned.above[c] + binned.inside[c])) * (1 - nonfinite[c]));
+  const outside = all_.below + all_.above;
   return {
     ...binned,
     range, plan, source, low,
     high: Math.max(most, 10 * low),
     bound: shown > 0 ? Math.min(1, cut / shown) : 0, // only what lies in a slot with an edge inside may be in a wrong bin
     coarsest: coarsest / ((range[1] - range[0]) / plan.bins), // bins that the widest slot in sight spans
-    outside: values > 0 ? (all_.below + all_.above) / values : NaN,
-    underflow: binned.below.map((count, c) => count / n[c]),
-    overflow: binned.above.map((count, c) => count / n[c]),
-    epochs: layer.epochs.map((curve, c) => binGroups(plan, { ...source, sums: curve }, 0, view.epochs.length, 1, (e) => view.epochBatches[c][e])),
+    outside: (outside / (outside + shown)) * (1 - info.nonfinite),
+    underflow: shares(binned.below),
+    overflow: shares(binned.above),
+    epochs: layer.epochs.map((curve, c) => binGroups(c === 2 ? planValid : plan, { ...source, sums: curve }, 0, view.epochs.length, 1, (e) => view.epochBatches[c][e])),
   };
 };
 
 // The range that leaves out 0.1 % of a layer's finite values on each side, in short numbers.
 const fitRange = (layer) => {
-  const { layout: { ends, half }, sums, info: { first, slots } } = layer;
+  const { layouts: [{ ends, half }], sums, info: { first, slots, reach: [[smallest, largest]] } } = layer;
   const mass = new Float64Array(2 * half + 1);
   for (let i = 0; i < sums.length; i += 1) mass[first - 1 + (i % slots)] += sums[i];
   const total = mass.reduce((sum, count) => sum + count, 0);
@@ -172,7 +176,7 @@ const fitRange = (layer) => {
     }
     return slotEnds(mass.findLastIndex((count) => count > 0))[1];
   };
-  let [low, high] = [find(0.001), find(0.999)];
+  let [low, high] = [Math.max(find(0.001), smallest), Math.min(find(0.999), largest)];
   if (!(high - low > 1e-6 * Math.max(Math.abs(low), Math.abs(high)))) {
     const margin = Math.abs(low) || 1;
     [low, high] = [low - margin, high + margin];
@@ -183,7 +187,7 @@ const fitRange = (layer) => {
 
 const largest = (series, from, to) => {
   let found = from;
-  for (let c = from + 1; c < to; c += 1) if (series[c] > series[found]) found = c;
+  for (let c = from + 1; c < to; c += 1) if (series[c] > series[found] || Number.isNaN(series[found])) found = c;
   return found;
 };
 

@@ -160,7 +160,7 @@ const setPeaksRange = (range) => {
   showRange("peaks-range", range);
   $("peaks-view").textContent = `${sameRange(range, twin.range) ? "own range " : ""}[${exact(start)}, ${exact(end)}], ${counted(bins, "bin")}`;
   if (peaks.seen) drawPeaks(peaks.index);
-  keepRange();
+  keepPlace();
 };
 
 const startPeaks = async () => {

@@ -4,16 +4,20 @@
 
 const LARGEST = 3.4028234663852886e38;
 
-// Ends of the slots that hold finite values but 0, ascending, see rebinning/slots.py.
-const makeLayout = (bits, floor, [least, most]) => {
+// Ends of the slots that hold finite values but 0, ascending, see rebinning/slots.py. The outermost ones reach to the
+// smallest and largest value where these are known to lie in them: else they would be spread out to `LARGEST`.
+const makeLayout = (bits, floor, [least, most], [smallest, largest] = []) => {
   const above = [];
   for (let e = Math.max(floor, least); e <= most; e += 1) {
     const parts = 2 ** Math.min(bits, e - floor);
     for (let i = 0; i < parts; i += 1) above.push(2 ** e * (1 + i / parts));
   }
   above.push(2 ** (most + 1));
-  const outermost = above.at(-1) < LARGEST ? LARGEST : 2 * above.at(-1);
-  const ends = Float64Array.of(-outermost, ...above.map((end) => -end).reverse(), 0, ...above, outermost);
+  const top = above.at(-1);
+  const outermost = top < LARGEST ? LARGEST : 2 * top;
+  const reach = (end) => (end >= top ? Math.min(outermost, Math.max(end, top * (1 + 2 ** -23))) : outermost);
+  const [low, high] = [-reach(-(smallest ?? 0)), reach(largest ?? 0)];
+  const ends = Float64Array.of(low, ...above.map((end) => -end).reverse(), 0, ...above, high);
   return { ends, width: ends.subarray(1).map((end, i) => end - ends[i]), half: above.length + 1 };
 };
 
@@ -33,6 +37,7 @@ const makePlan = (layout, hMin, hMax, bins) => {
     const onKnot = edge === ends[own] && own > 0;
     cut[i] = onKnot ? width.length : own;
     // Negative slots end with their edge, bins start with it; the last bin ends with its edge, a positive slot starts with it.
+    if (edge < ends[0] || edge > ends.at(-1)) cut[i] = width.length;
     if (onKnot && i < bins && edge < 0) cut[i] = own - 1;
     if (onKnot && i === bins && edge > 0) cut[i] = own;
   });

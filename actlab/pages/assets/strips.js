@@ -1,7 +1,7 @@
 // Around the detail chart: its numbers, the histogram of one column, and what the chart cannot show.
 
 const FLOOR = 0.001; // a smaller share must not fill a strip
-const STRAY = 0.3; // height of the mark of a few values
+const STRAY = [0.78, 0.94]; // the rim of a strip, where the mark of a few values has no size
 
 const readColumn = (row) => {
   const { binned } = detail;
@@ -37,12 +37,27 @@ const whereOf = ({ start, stop }) => {
   return `${batchesOf(start, stop)}${e >= 0 ? ` (epoch ${view.epochs[e]})` : ""}`;
 };
 
+// What the strips tell of columns [from, to), or of one batch of them, in words.
+const announced = (from, to, batch) => {
+  const { layer: { series, info } } = detail;
+  const lines = [];
+  const strange = largest(series.miscount, from, to);
+  const of = view.firstRow[strange] + series.miscount_row[strange];
+  if (series.miscount[strange] > 0 && (batch ?? of) === of) lines.push(`batch ${whole.format(stepOf(of))} has ${percent(series.miscount[strange])} more or fewer values than usual`);
+  const far = info.strays.filter(([column, row]) => column >= from && column < to && (batch ?? row) === row);
+  const more = far.length === 1 ? "" : `; so ${far.length === 2 ? "does" : "do"} ${whole.format(far.length - 1)} more`;
+  if (far.length > 0) lines.push(`batch ${whole.format(stepOf(far[0][1]))} reaches ${number(far[0][2])}, far beyond those around it${more}`);
+  return lines;
+};
+
 const describeBatch = (column) => {
-  const { single, counts, start } = column;
+  const { single, start } = column;
   const [mean, std, n, nonfinite] = view.windowSeries.map((name) => single.series[name][start - single.start]);
-  const shown = counts.reduce((sum, count) => sum + count, 0);
+  const [below, above, inside] = [single.below, single.above, single.inside].map((flow) => flow[start - single.start]);
+  const outside = ((below + above) / (below + above + inside)) * (1 - nonfinite);
   const lines = [whereOf(column), `mean ${number(mean)}`, `std ${number(std)}`, counted(n, "value"),
-    `out of range ${percent(Math.max(0, 1 - nonfinite - shown / n) < 0.001 ? 0 : 1 - nonfinite - shown / n)}`];
+    `out of range ${percent(outside)}`,
+    ...announced(columnOf(start), columnOf(start) + 1, start)];
   if (nonfinite > 1e-4) lines.push(`NaN or infinite ${percent(nonfinite)}`);
   return lines.join("\n");
 };
@@ -61,10 +76,7 @@ const describe = (column) => {
   ];
   const odd = largest(series.oddest, from, to);
   if (series.oddest[odd] > 0) lines.push(`oddest batch ${whole.format(stepOf(view.firstRow[odd] + series.oddest_row[odd]))}: ${percent(series.oddest[odd])} apart`);
-  const strange = largest(series.miscount, from, to);
-  if (series.miscount[strange] > 0) lines.push(`batch ${whole.format(stepOf(view.firstRow[strange] + series.miscount_row[strange]))} has ${percent(series.miscount[strange])} more or fewer values than usual`);
-  const far = detail.layer.info.strays.find(([c]) => c >= from && c < to);
-  if (far) lines.push(`batch ${whole.format(stepOf(far[1]))} reaches ${number(far[2])}, far beyond the others`);
+  lines.push(...announced(from, to));
   const broken = mixed(series.nonfinite, from, to);
   if (broken > 0) lines.push(`NaN or infinite ${percent(broken)}`);
   return lines.join("\n");
@@ -129,16 +141,19 @@ const drawStrips = () => {
   const odd = new Set(info.odd);
   setData("strip_hidden_0", bars(oddest, 1, (_, column) => !odd.has(column)));
   setData("strip_hidden_1", bars(oddest, 1, (_, column) => odd.has(column)));
-  const far = new Set(info.strays.map(([column]) => column));
-  const strange = miscount.map((share, column) => Math.max(Math.min(1, share), far.has(column) ? STRAY : 0));
-  setData("strip_hidden_2", bars(strange));
+  setData("strip_hidden_2", bars(miscount.map((share) => Math.min(1, share))));
   setData("strip_hidden_3", {
     left: info.windows.map(({ start }) => start), right: info.windows.map(({ stop }) => stop),
     top: info.windows.map(() => 1.08), bottom: info.windows.map(() => 0.96),
   });
-  $("miscount-key").hidden = peak(strange) === 0;
+  const far = miscount.map(() => 0);
+  for (const [column] of info.strays) far[column] = 1;
+  const rim = bars(far);
+  setData("strip_hidden_4", { ...rim, bottom: rim.top.map(() => STRAY[0]), top: rim.top.map(() => STRAY[1]) });
+  $("miscount-key").hidden = peak(miscount) === 0;
+  $("stray-key").hidden = info.strays.length === 0;
   $("windows-key").hidden = info.windows.length === 0;
-  setStrip("strip_hidden", 0, 1, view.k > 1 || peak(strange) > 0);
+  setStrip("strip_hidden", 0, 1, view.k > 1 || peak(miscount) > 0 || info.strays.length > 0);
   setData("strip_nonfinite_0", bars(nonfinite));
   setStrip("strip_nonfinite", 0, Math.max(FLOOR, peak(nonfinite)), peak(nonfinite) > 0);
 };

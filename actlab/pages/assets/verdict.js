@@ -44,12 +44,28 @@ const PLACES = {
   "peaks-range": (text) => takeRange(text, "peaks"),
 };
 
-// The range in use stands in the address, so that a copied one shows the same; soon, not at each step of a pull.
-const keepRange = () => {
+const readAddress = (hash) => {
+  const text = hash.slice(1);
+  try { return decodeURIComponent(text); } catch { return text; /* then as it is */ }
+};
+
+// The layer chosen, and the rows marked in it as long as some are in sight; nothing for what is there without an address.
+const placeInUse = (asked) => {
+  const { index, mark } = detail;
+  const { start, end } = model("batches");
+  if (mark !== null && mark.layer === index && mark.start < end && mark.end > start) return [`at=${index}:${mark.start}-${mark.end - 1}`];
+  return index !== view.chosen || asked ? [`at=${index}`] : [];
+};
+
+// The layer and the range in use stand in the address, so that a copied one shows the same; soon, not at each step of
+// a pull. The layer comes first: going there scrolls, and what else is asked for has the last word.
+const keepPlace = () => {
   if (document.documentElement.dataset.ready === undefined) return; // the address is still to be read
-  clearTimeout(keepRange.timer);
-  keepRange.timer = setTimeout(() => {
-    const parts = window.location.hash.slice(1).split("&").filter((part) => part !== "" && !/^(peaks-)?range=/.test(part));
+  clearTimeout(keepPlace.timer);
+  keepPlace.timer = setTimeout(() => {
+    const given = readAddress(window.location.hash).split("&");
+    const parts = given.filter((part) => part !== "" && !/^(at|(peaks-)?range)=/.test(part));
+    if (ranged === "detail") parts.unshift(...placeInUse(given.some((part) => part.startsWith("at="))));
     const [used, usual] = ranged === "detail" ? [detail.range, view.range] : [peaks.range, twin.range];
     const changed = !sameRange(used, usual);
     if (changed) parts.push(`range=${used}`);
@@ -59,10 +75,10 @@ const keepRange = () => {
   }, 250);
 };
 
-// `event` knows where to; by now `keepRange` may have changed the address.
+// `event` knows where to; by now `keepPlace` may have changed the address.
 const goToAddress = async (event) => {
-  let address = (event === undefined ? window.location : new URL(event.newURL)).hash.slice(1);
-  try { address = decodeURIComponent(address); } catch { /* then as it is */ }
+  clearTimeout(keepPlace.timer); // it would write a place half gone to
+  const address = readAddress((event === undefined ? window.location : new URL(event.newURL)).hash);
   let wrong = null;
   for (const part of address.split("&")) {
     const [, key, text] = /^(at|peaks|range|peaks-range)=(.*)$/s.exec(part) ?? [];
@@ -70,7 +86,7 @@ const goToAddress = async (event) => {
     else if (address.includes("&")) $(part)?.scrollIntoView();
   }
   if (/^range=/.test(address) && wrong === null) $(ranged).scrollIntoView();
-  if (wrong === null && address !== "" && page[ranged] !== undefined) keepRange();
+  if (wrong === null && address !== "" && page[ranged] !== undefined) keepPlace();
   $("address-note").textContent = wrong ?? "";
   $("address-note").hidden = wrong === null;
   if (wrong !== null) $("address-note").scrollIntoView({ block: "center" });

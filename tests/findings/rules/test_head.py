@@ -230,6 +230,14 @@ def test_a_shift_needs_enough_samples(facts_of):
     assert find(distribution_shift, few, samples=20)
 
 
+def test_heads_of_nothing_but_nan_have_no_answers_to_compare(facts_of):
+    splits = {"train": rows(0), "valid": rows(1), "test": rows(2)[-N_BATCHES:]}
+    for split in ("valid", "test"):
+        for _, values, _ in splits[split]:
+            values["fc"][:] = np.nan
+    assert find(distribution_shift, facts_of(**splits)) == []
+
+
 def test_after_more_training_only_what_comes_in_is_compared(facts_of):
     test = rows(2, epochs=1, apart=0)
     assert find(distribution_shift, facts_of(train=rows(0), valid=rows(1), test=test)) == []

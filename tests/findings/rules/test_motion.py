@@ -51,6 +51,20 @@ def test_a_rate_of_100_is_named_with_its_first_bad_step(tmp_path, bad):
     assert all(sign.steps[1] == 39 and sign.value >= sign.limit for sign in found)
 
 
+def test_a_weight_that_breaks_after_something_was_learned_is_no_rate(tmp_path):
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(20, 24), nn.Tanh(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4))
+    for weight in model.parameters():
+        weight.data /= 4  # begins small, so that it grows at once, as it should
+
+    def rate(step):
+        if step == 60:
+            model[2].weight.data.fill_(float("nan"))
+        return 0.5
+
+    assert signs(lr_too_high, learn(tmp_path / "run", rate, steps=100, model=model)) == []
+
+
 @pytest.mark.parametrize("rate", [1e-3, 0.05, 0.3])
 def test_healthy_rates_are_not_named(tmp_path, rate):
     assert signs(lr_too_high, learn(tmp_path / "run", lambda step: rate)) == []
