@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from actlab.experiments import Experiment
@@ -33,7 +33,8 @@ def list_recipes() -> None:
     """Show the recipes that come with actlab."""
     from actlab.experiments import shipped
 
-    table = Table("recipe", "what it does", "pages", "still to install", box=None, pad_edge=False)
+    columns = Column("recipe", no_wrap=True), "what it does", "pages", "still to install"
+    table = Table(*columns, box=None, pad_edge=False)
     for experiment in shipped():
         pages = ", ".join(name or "report" for name in experiment.pages())
         table.add_row(experiment.name, experiment.summary, pages, " ".join(experiment.lacking()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -134,6 +136,7 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
     thresholds = {rule: chosen.model_dump() for rule, chosen in limits.items()}
     given = _axis(opened, wish) if named else None
     verdict = check(opened, limits=thresholds, axis=given, progress=progress)
+    _give_back()
     axis = _axis(opened, wish)
     as_run = _as_run(wish, opened, axis, options, limits)
     material = _material(opened, as_run, axis, options, verdict, progress)
@@ -141,6 +144,12 @@ def report(  # noqa: PLR0913 - the options of the page by name, as on the comman
     for output, text in zip(outputs, (_fitted(page, material), dump_recipe(as_run)), strict=True):
         write_text(output, text)
     return page_path
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: glibc keeps 0.2 GB after a check of 62 layers x 20,000 batches."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _refuse(run: Run, wish: Recipe) -> None:

@@ -36,13 +36,17 @@ def script(tmp_path, monkeypatch):
     return path
 
 
-def test_the_list_names_each_recipe_and_what_it_does(recipe_cli):
+@pytest.mark.parametrize("width", ["80", "300"])
+def test_the_list_names_each_recipe_and_what_it_does(recipe_cli, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", width)
     code, out, err = recipe_cli("list")
     assert (code, err) == (0, "")
-    flat = " ".join(out.split())
     for experiment in shipped():
-        assert experiment.name in flat
-        assert experiment.summary in flat or experiment.summary.split()[0] in flat
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{experiment.name} ")]
+        assert experiment.summary.split()[0] in line
+        if width == "300":
+            assert experiment.summary in line
+            assert all(name in line for name in experiment.pages())
 
 
 def test_a_newcomer_follows_what_new_says(recipe_cli, script):
