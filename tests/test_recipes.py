@@ -63,6 +63,7 @@ def test_a_training_says_what_it_does_and_runs_only_as_a_script(folder):
         ast.Import,
         ast.ImportFrom,
         ast.Assign,
+        ast.AnnAssign,
         ast.FunctionDef,
         ast.ClassDef,
         ast.If,
