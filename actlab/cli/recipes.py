@@ -67,7 +67,8 @@ def run_recipe(
 def draw_recipe(
     name: Name,
     variants: Annotated[
-        list[str] | None, typer.Argument(metavar="[VARIANT]...", help="Else all pages.")
+        list[str] | None,
+        typer.Argument(metavar="[VARIANT]...", help="Else all pages that are not there yet."),
     ] = None,
     run: RunPath = None,
     output: Folder = Path("reports"),
@@ -76,7 +77,13 @@ def draw_recipe(
     """Draw the page and its variants of a run that is there, without training."""
     from actlab.experiments import find_experiment
 
-    _draw(find_experiment(name), run, output, variants or None, overwrite=overwrite)
+    experiment = find_experiment(name)
+    if not variants:
+        pages = {page: experiment.page(output, page) for page in experiment.pages()}
+        variants = [page for page, path in pages.items() if overwrite or not path.exists()]
+        for page in pages.keys() - set(variants):
+            typer.echo(f"{pages[page]} is there already; --overwrite draws it again")
+    _draw(experiment, run, output, variants, overwrite=overwrite)
 
 
 @app.command("new")
@@ -99,7 +106,7 @@ def new_recipe(
 
 
 def _draw(
-    experiment: Experiment, run: Path | None, folder: Path, pages: list[str] | None, *, overwrite: bool
+    experiment: Experiment, run: Path | None, folder: Path, pages: list[str], *, overwrite: bool
 ) -> None:
     """Draw pages, and name each."""
     from actlab.cli import progress_bars

@@ -61,8 +61,13 @@ def test_a_newcomer_follows_what_new_says(recipe_cli, script):
     code, out, err = recipe_cli("run", script, "--epochs", "4")
     assert (code, err) == (0, "")
     assert out.splitlines() == ["Wrote reports/mine.html"]
-    code, out, _ = recipe_cli("draw", script, "close")
-    assert (code, out.splitlines()) == (0, ["Wrote reports/mine-close.html"])
+    code, out, _ = recipe_cli("draw", script)
+    said = ["reports/mine.html is there already; --overwrite draws it again", "Wrote reports/mine-close.html"]
+    assert (code, out.splitlines()) == (0, said)
+    code, _, err = recipe_cli("draw", script, "close")
+    assert (code, "reports/mine-close.html exists already" in err) == (2, True)
+    code, out, _ = recipe_cli("draw", script, "--overwrite")
+    assert (code, out.splitlines()) == (0, ["Wrote reports/mine.html", "Wrote reports/mine-close.html"])
 
 
 @pytest.mark.parametrize(
