@@ -81,8 +81,9 @@ def draw_recipe(
     if not variants:
         pages = {page: experiment.page(output, page) for page in experiment.pages()}
         variants = [page for page, path in pages.items() if overwrite or not path.exists()]
-        for page in pages.keys() - set(variants):
-            typer.echo(f"{pages[page]} is there already; --overwrite draws it again")
+        for page, path in pages.items():
+            if page not in variants:
+                typer.echo(f"{path} is there already; --overwrite draws it again")
     _draw(experiment, run, output, variants, overwrite=overwrite)
 
 
