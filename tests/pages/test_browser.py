@@ -122,9 +122,11 @@ def test_the_theme_follows_the_system_and_the_key(open_page, small_page):
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.keyboard.press("t")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
-    page.wait_for_timeout(300)  # Chromium keeps what a page stores a little later
-    page.reload()
-    page.wait_for_selector("html[data-ready]")
+    for _ in range(20):  # Chromium keeps what a page stores a little later
+        page.reload()
+        page.wait_for_selector("html[data-ready]")
+        if page.evaluate("document.documentElement.dataset.theme") == "light":
+            break
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
 
 
