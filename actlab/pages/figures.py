@@ -29,7 +29,7 @@ __all__ = ["detail_figures", "quiet_figure", "twin_figure"]
 
 _ABOVE, _BELOW, _ODD, _BROKEN, _MARK = ZERO, SETS["train"], "#7a8794", "#cc79a7", "#d6106a"
 _COUNT, _KEPT = "#e69f00", "#1f7a74"
-_LEFT, _RIGHT = 58, 104  # the same borders everywhere keep the strips under their columns
+_LEFT, _RIGHT = 70, 110  # the same everywhere keep the strips under their columns; usual numbers fit in them
 
 
 def quiet_figure(height: int, name: str, **options: Any) -> figure:

@@ -1,7 +1,7 @@
 // The detail chart of the chosen layer.
 
 // `binned` is the layer on the bins of `range`; `windows` are those in sight, on the same bins.
-const detail = { index: view.chosen, layer: null, range: view.range, binned: null, sight: null, windows: [], mark: null };
+const detail = { index: view.chosen, layer: null, range: view.range, binned: null, sight: null, windows: [], mark: null, borders: null };
 
 let NDArray = null; // Bokeh's class of what an image is made of
 

@@ -110,19 +110,20 @@ const setStrip = (name, low, high, visible, titled = visible) => {
 };
 
 // The numbers of the values and of the colour bar; all frames get the borders that these need, or the strips would not
-// be under their columns.
+// be under their columns. They are laid out anew for it, which takes longer than all else, so only long numbers do that.
 const drawAxes = () => {
   const frame = model("detail");
   const pen = document.createElement("canvas").getContext("2d");
   pen.font = `12px ${frame.left[0].major_label_text_font}`;
   const room = (words) => Math.ceil(Math.max(0, ...words.map((word) => pen.measureText(word).width)));
+  detail.borders ??= [frame.min_border_left, frame.min_border_right];
   const { low, high } = detail.binned;
   const counts = decades(low, high);
   const left = room(setValues(frame.left[0], roundTicks(detail.range[0], detail.range[1], 8)));
   setTicks(model("color_bar"), counts, (value) => tick(value, view.k));
   const right = room(counts.map((value) => tick(value, view.k)));
   for (const name of ["detail", "strip_range", "strip_hidden", "strip_nonfinite"]) {
-    model(name).setv({ min_border_left: Math.max(58, 38 + left), min_border_right: Math.max(104, 64 + right) });
+    model(name).setv({ min_border_left: Math.max(detail.borders[0], 38 + left), min_border_right: Math.max(detail.borders[1], 64 + right) });
   }
 };
 
