@@ -11,7 +11,6 @@ import ast
 import runpy
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from typing import Final
 from actlab.errors import MissingDependencyError, RecipeError, SelectionError, StoreError, nearest
 from actlab.pages.build import report
 from actlab.pages.outputs import free_outputs
-from actlab.recipe import Recipe, load_recipe, merge
+from actlab.recipe import Recipe, load_recipe, merge, read_toml
 from actlab.run import Run
 
 __all__ = ["Experiment", "draw", "find_experiment", "scaffold", "shipped", "train"]
@@ -125,11 +124,7 @@ class Experiment:
         if not self.variants.exists():
             return pages
         where = f"recipe {self.variants}"
-        try:
-            tables = tomllib.loads(self.variants.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{where}: not valid TOML: {error}") from None
-        for name, table in tables.items():
+        for name, table in read_toml(self.variants).items():
             if not isinstance(table, dict):
                 raise RecipeError(f"{where}: {name} stands in no table; a variant begins with a line [name]")
             if not name.replace("-", "_").isidentifier():

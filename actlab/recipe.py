@@ -28,7 +28,7 @@ from pydantic import (
 from actlab.axis import MAX_BINS, LinearAxis
 from actlab.errors import RecipeError, nearest
 
-__all__ = ["MAX_SIZE", "SECTIONS", "Recipe", "dump_recipe", "load_recipe", "merge", "validated"]
+__all__ = ["MAX_SIZE", "SECTIONS", "Recipe", "dump_recipe", "load_recipe", "merge", "read_toml", "validated"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -168,6 +168,30 @@ def _explain(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     return f"{key} {expected}{got}"
 
 
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read the tables of a recipe, or of its variants, unchecked.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such file, or it is not TOML.
+    """
+    where = f"recipe {path}"
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: not valid TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{where}: not a text file in UTF-8") from None
+    except OSError as error:
+        raise RecipeError(f"{where}: {error.strerror or error}") from None
+
+
 def load_recipe(path: str | Path) -> Recipe:
     """Read a recipe from a TOML file.
 
@@ -185,16 +209,7 @@ def load_recipe(path: str | Path) -> Recipe:
     RecipeError
         If there is no such file, it is not TOML, or a key or value is wrong.
     """
-    where = f"recipe {path}"
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{where}: not valid TOML: {error}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{where}: not a text file in UTF-8") from None
-    except OSError as error:
-        raise RecipeError(f"{where}: {error.strerror or error}") from None
-    return validated(Recipe, values, where)
+    return validated(Recipe, read_toml(path), f"recipe {path}")
 
 
 def merge(recipe: Recipe, **changes: Any) -> Recipe:

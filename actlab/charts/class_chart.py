@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from actlab.axis import LinearAxis
+from actlab.charts.limits import percent
 from actlab.charts.look import asked
 from actlab.errors import SelectionError, nearest_number
 from actlab.peaks.description import head_axis, measure
@@ -20,7 +21,7 @@ from actlab.peaks.samples import Sample
 from actlab.run import Run
 from actlab.steps.merging import last_quarter
 
-__all__ = ["ClassOptions", "prepare"]
+__all__ = ["ClassOptions", "hidden", "prepare"]
 
 _MOST_CLASSES: Final = 40
 _MOST_PANELS: Final = 1000  # classes times epochs; else the last epoch only
@@ -127,6 +128,18 @@ def prepare(
     shown = chosen.by if last.by_label else "unit"
     data = xr.concat(parts, "epoch").assign_coords(name=("label", names))
     return data.assign_attrs(layer=layer, shown=shown, note=note, **view)
+
+
+def hidden(data: xr.Dataset) -> list[str]:
+    """Say what share of a curve lies in no bin, at most; nothing where all of them are shown.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What `prepare` returned, or a part of it.
+    """
+    share = float((1 - data["share"].sum("bin")).where(data["n"] > 0).max())
+    return [f"up to {percent(share)} of a curve out of range, infinite or NaN"] if share > 1e-9 else []
 
 
 def _read(run: Run, layer: str, epoch: int) -> _Epoch | None:

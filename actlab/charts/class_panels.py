@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from actlab.axis import LinearAxis
-from actlab.charts.class_chart import ClassOptions, prepare
-from actlab.charts.limits import apart, percent
+from actlab.charts.class_chart import ClassOptions, hidden, prepare
+from actlab.charts.limits import apart
 from actlab.charts.look import layout_title, literal, load_backend, named, quiet, subtitled
 from actlab.charts.palette import ZERO
 from actlab.charts.twin_peaks_chart import LABELS
@@ -239,14 +239,11 @@ def caveats(data: xr.Dataset) -> list[str]:
     -------
     list of str
     """
-    n = data["n"] > 0
-    hidden = float((1 - data["share"].sum("bin")).where(n).max())
-    said = [
+    return [
         LABELS[str(data["split"].values)],
         *_MEANING[str(data["by"].values)],
         "each in shares of its own values, one scale",
         f"values from {data.attrs['h_min']:g} to {data.attrs['h_max']:g}",
+        *hidden(data),
+        *filter(None, [data.attrs["note"]]),
     ]
-    if hidden > 1e-9:
-        said.append(f"up to {percent(hidden)} of a curve out of range, infinite or NaN")
-    return [*said, *filter(None, [data.attrs["note"]])]

@@ -7,7 +7,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from actlab.charts.limits import apart, percent
+from actlab.charts.class_chart import hidden
+from actlab.charts.limits import apart
+from actlab.charts.twin_peaks_chart import LABELS
 from actlab.pages.formats import number
 from actlab.pages.html import Section
 from actlab.pages.payload import pack_floats
@@ -16,7 +18,6 @@ from actlab.pages.sections import Material, listed
 __all__ = ["classes", "outline"]
 
 _SIZE: Final = (160, 90)  # width and height of a panel's drawing
-_SPLITS: Final = {"valid": "validation", "test": "test", "train": "train, last quarter"}
 
 
 def classes(material: Material) -> Section | None:
@@ -34,7 +35,7 @@ def classes(material: Material) -> Section | None:
     packed = {
         "views": views,
         "epochs": listed(data["epoch"]),
-        "splits": [_SPLITS[str(split)] for split in data["split"].values],
+        "splits": [LABELS[str(split)] for split in data["split"].values],
         "labels": listed(data["label"]),
         "bins": data.sizes["bin"],
         "tops": tops,
@@ -61,7 +62,7 @@ def classes(material: Material) -> Section | None:
         "views": views,
         "shown": shown,
         "note": data.attrs["note"],
-        "outside": _outside(shares, sizes),
+        "outside": hidden(data),
         "epochs": packed["epochs"],
         "split": packed["splits"][-1],
         "range": (number(h_min), number(h_max)),
@@ -69,12 +70,6 @@ def classes(material: Material) -> Section | None:
         "size": _SIZE,
     }
     return Section("classes", "Per class", "classes.html.j2", context, packed, (pack_floats(shares),))
-
-
-def _outside(shares: NDArray[np.float64], sizes: NDArray[np.float64]) -> str:
-    """Say what share of a curve [..., bin] of so many values [...] the panels do not show, at most."""
-    hidden = float(np.max(1 - shares.sum(axis=-1), where=sizes > 0, initial=0.0))
-    return f"up to {percent(hidden)} of a curve out of range, infinite or NaN" if hidden > 1e-9 else ""
 
 
 def outline(shares: NDArray[np.float64], top: float) -> str:

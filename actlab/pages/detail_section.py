@@ -17,7 +17,7 @@ from actlab.pages.html import Section
 from actlab.pages.payload import SERIES, WINDOW_SERIES, LayerPayload, Payload, pack_layer
 from actlab.pages.sections import Material, listed
 from actlab.pages.sizing import MOST_BINS, SINGLE, coarser_rungs
-from actlab.pages.windows import choose_windows, miscounts, odd_columns, pack_windows
+from actlab.pages.windows import choose_windows, odd_columns, pack_windows
 from actlab.steps.merging import last_quarter
 
 __all__ = ["detail", "lighter"]
@@ -153,7 +153,7 @@ def _counts(payload: Payload) -> dict[str, Any]:
 def _series(material: Material, name: str) -> NDArray[np.float64]:
     """Return `SERIES` [series, column] of a layer."""
     one = material.columns.sel(layer=name)
-    apart, row = miscounts(material, name)
+    apart, row = material.miscounts[name]
     oddest_row = np.searchsorted(material.steps, one["oddest_step"].values) - one["first_row"].values
     found = {
         **{key: one[key].values for key in SERIES if key in one},

@@ -24,7 +24,7 @@ from actlab.pages.formats import NONE, TIMES, amount, lane, number, percent, sha
 from actlab.pages.html import Section
 from actlab.pages.notes import render_notes
 from actlab.pages.sizing import Plan
-from actlab.pages.windows import Stray, strays
+from actlab.pages.windows import Stray, miscounts, strays
 from actlab.recipe import MAX_SIZE, SECTIONS
 from actlab.run import Run
 from actlab.schema import LOG_PREFIX
@@ -114,6 +114,11 @@ class Material:
     def strays(self) -> dict[str, list[Stray]]:
         """The batches of each layer with a few values far beyond those around."""
         return {str(name): strays(self, str(name)) for name in self.columns["layer"].values}
+
+    @cached_property
+    def miscounts(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """The batch of each column with the most unusual number of values, of each layer."""
+        return {str(name): miscounts(self, str(name)) for name in self.columns["layer"].values}
 
     @property
     def stride(self) -> int:

@@ -187,7 +187,7 @@ def _odd(material: Material) -> list[tuple[str, int]]:
     first, found = material.columns["first_row"].values, dict[tuple[str, int], float]()
     for name in map(str, material.layers.index):
         one = material.columns.sel(layer=name)
-        odd, (apart, within) = odd_columns(one["oddest"].values), miscounts(material, name)
+        odd, (apart, within) = odd_columns(one["oddest"].values), material.miscounts[name]
         for column in np.flatnonzero(odd | (apart > 0)):
             row = int(np.searchsorted(material.steps, int(one["oddest_step"][column])))
             row = int(first[column] + within[column]) if apart[column] else row
