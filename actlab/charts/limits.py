@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from actlab.run import Run
 
-__all__ = ["apart", "caveats", "dropped_steps", "dropped_words", "layer_info", "percent"]
+__all__ = ["apart", "caveats", "dropped_steps", "dropped_words", "epoch_words", "layer_info", "percent"]
 
 _BOUND: Final = 0.05
 """Share of the counts that may lie one bin off without a word."""
@@ -37,6 +37,11 @@ def apart(separation: float, overlap: float) -> str:
     if not math.isfinite(separation):
         return "YES and NO are not both known"
     return f"d\N{PRIME} {float(f'{separation:.3g}'):g}, overlap {percent(overlap)}"
+
+
+def epoch_words(label: int) -> str:
+    """Name an epoch; negative labels are evaluations before any training."""
+    return "untrained" if label < 0 else f"epoch {label}"
 
 
 def layer_info(run: Run, layer: str) -> str:

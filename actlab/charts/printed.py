@@ -160,8 +160,7 @@ def twin_peaks_figure(data: xr.Dataset, options: TwinPeaksOptions) -> Figure:
     axes.set_xlabel(said, fontsize=11 * LINE)
     axes.set_ylabel("share of values per bin", fontsize=11 * LINE)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    when = "untrained" if label < 0 else f"epoch {label}"
-    sheet.head(f"{data.attrs['layer']}, {when}", caveats(one), keys)
+    sheet.head(f"{data.attrs['layer']}, {limits.epoch_words(label)}", caveats(one), keys)
     return sheet.figure
 
 
@@ -286,12 +285,13 @@ def class_figure(data: xr.Dataset, options: PanelOptions) -> Figure:
         axes.set_yticks([])
         _ends(axes, data.attrs["h_min"], data.attrs["h_max"], shown=number + across >= panels)
         _name(axes, [str(one["name"].values), class_panels.panel_words(one)], options.panel_width)
-    when = f"epoch {int(data['epoch'])}" if data["epoch"] >= 0 else "untrained"
     keys = [
         Line2D([], [], color=color, linewidth=2 * LINE, label=truth.upper())
         for truth, color, _ in class_panels.SIDES[::-1]
     ]
-    sheet.head(f"{data.attrs['layer']}, {when}", class_panels.caveats(data), keys)
+    sheet.head(
+        f"{data.attrs['layer']}, {limits.epoch_words(int(data['epoch']))}", class_panels.caveats(data), keys
+    )
     return sheet.figure
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actlab import peaks
 from actlab.axis import LinearAxis
-from actlab.charts.limits import percent
+from actlab.charts.limits import epoch_words, percent
 from actlab.charts.look import DOT, asked, head_of, literal, load_backend, named, quiet, subtitled
 from actlab.charts.palette import SETS, ZERO
 from actlab.charts.zooming import nested
@@ -171,10 +171,9 @@ def draw(data: xr.Dataset, epoch: str | int = "last", options: TwinPeaksOptions 
     for split in splits:
         overlay *= _curve(one, split)
     overlay *= _marks(reference, 0.96 * top)
-    when = "untrained" if label < 0 else f"epoch {label}"
     return overlay.opts(
         hv.opts.Overlay(
-            title=literal(f"{data.attrs['layer']}, {when}"),
+            title=literal(f"{data.attrs['layer']}, {epoch_words(label)}"),
             xlim=(data.attrs["h_min"], data.attrs["h_max"]),
             ylim=(0, top),
             xlabel=f"value of {data.attrs['layer']}",

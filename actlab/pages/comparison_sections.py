@@ -23,6 +23,7 @@ from actlab.charts.comparison_chart import (
     signed_png,
 )
 from actlab.charts.palette import translucent_palette
+from actlab.charts.twin_peaks_chart import LABELS
 from actlab.findings.finding import Verdict
 from actlab.pages.comparison_figures import comparison_twin_figure
 from actlab.pages.formats import NONE, amount, number, percent, spans
@@ -318,7 +319,7 @@ def peaks(compared: Compared) -> Section | None:
     context = {
         "names": compared.names,
         "layers": [str(each.attrs["layer"]) for each in found.values()],
-        "splits": splits,
+        "splits": [LABELS[split] for split in splits],
         "epochs": epochs,
         "thinned": spans(epochs) if len(epochs) < len(common) else "",
         "view": f"range [{h_min}, {h_max}], {one.attrs['n_bins']} bins",

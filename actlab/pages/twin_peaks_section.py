@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from actlab.charts.limits import epoch_words
 from actlab.charts.paged import slot_axis
 from actlab.charts.palette import SETS
 from actlab.pages.figures import twin_figure
@@ -146,13 +147,8 @@ def _still(last: xr.Dataset, known: xr.DataArray, reference: str) -> dict[str, A
         "zero": f"{-h_min / (h_max - h_min) * width:.1f}" if h_min < 0 < h_max else None,
         "ends": (number(h_min), number(h_max)),
         "top": percent(top),
-        "epoch": _when(int(last["epoch"])),
+        "epoch": epoch_words(int(last["epoch"])),
     }
-
-
-def _when(epoch: int) -> str:
-    """Name an epoch."""
-    return "untrained" if epoch == -1 else f"epoch {epoch}"
 
 
 def _by_epoch(values: xr.DataArray) -> Any:
@@ -194,7 +190,7 @@ def _trend(title: str, note: str, values: xr.DataArray, form: Callable[[float], 
     low, high = min(float(np.nanmin(series)), 0.0), max(float(np.nanmax(series)), 0.0)
     width, height = _TREND
     step, scale = width / (series.size - 1), height / ((high - low) or 1.0)
-    whens = [_when(int(label)) for label in values["epoch"].values]
+    whens = [epoch_words(int(label)) for label in values["epoch"].values]
     return {
         "title": title,
         "note": note,
