@@ -44,7 +44,7 @@ def test_paper_shows_the_curves_of_the_last_epoch_and_the_window_does_not(open_p
     assert not page.is_visible("#detail")
     assert not page.is_visible("#figure-twin")
     page.emulate_media(media="screen")
-    assert page.is_visible("#figure-twin canvas >> nth=0")
+    page.wait_for_selector("#figure-twin canvas >> nth=0", state="visible")  # Bokeh lays out after the switch
 
 
 def test_paper_names_the_range_that_it_shows(open_page, small_page):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from actlab.pages.windows import choose_windows, strays
+from actlab.pages.windows import choose_windows, miscounts, strays
 
 VALUES = 4096  # of a batch
 
@@ -123,7 +123,7 @@ def test_the_farthest_strays_have_windows_also_behind_many_odd_columns():
     one.layers, one.verdict = pd.DataFrame(index=["a"]), ()
     one.steps, one.n_rows = np.arange(k * n_columns), k * n_columns
     one.slots = {"a": SimpleNamespace(columns=range(200))}
-    one.strays = {"a": strays(one, "a")}
+    one.strays, one.miscounts = {"a": strays(one, "a")}, {"a": miscounts(one, "a")}
     chosen = choose_windows(one, 1e5)
     for row, window in zip(far, chosen, strict=False):
         assert window.start <= row < window.stop
