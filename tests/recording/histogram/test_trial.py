@@ -152,3 +152,15 @@ if torch.cuda.is_available():  # what only a GPU can show
             assert passes(triton_kernel.launch, axis, dtype, torch.device("cuda", 0))
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("mode", "calls"), [(0, []), (2, ["default", 2])])
+def test_the_mode_that_finds_waits_is_set_only_where_it_is_on(monkeypatch, mode, calls):
+    """Setting it warns that it is a prototype, whatever it is set to."""
+    seen = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: mode)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", seen.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there may be no such device
+        passes(lambda *_: None, FloatAxis(), torch.float32, torch.device("cuda", 0))
+    assert seen == calls
