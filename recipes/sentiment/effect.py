@@ -27,7 +27,7 @@ def measure(run: actlab.Run) -> list[tuple[str, bool]]:
             gap[-1] > gap[0] + 2 * gap_noise,
         ),
         (
-            f"the curves, {distance[0]:.1%} apart, come to {distance[-1]:.1%}, as the loss does ({together:.2f})",
+            f"the curves grow apart, {distance[0]:.1%} to {distance[-1]:.1%}, with the loss ({together:.2f})",
             distance[-1] > distance[0] and together > 0.6,
         ),
         (
