@@ -1,0 +1,1 @@
+"""Two lines in a framework: one callback for each, over `actlab.Recorder`; and pushers for trackers."""
