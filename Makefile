@@ -16,7 +16,7 @@ gallery: $(READY)  ## train every recipe, draw all its pages and reports/index.h
 	$(BIN)/python reports/gallery.py
 
 test: $(READY)  ## run every test; those that need Chromium are named where there is none
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## style, types, and which module may import which
 	$(BIN)/ruff check .

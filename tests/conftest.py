@@ -31,6 +31,15 @@ def pytest_make_collect_report():
     return _fail_if_skipped((yield))
 
 
+# Files are handed to whichever worker is free: the long ones first, so that none is left for the end.
+
+_LONG = ("recipes/", "torture/", "test_distributed", "test_readme", "test_benchmarks", "test_experiments")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not any(part in item.nodeid for part in _LONG))
+
+
 # A run from plain arrays, recorded by the real writer.
 
 

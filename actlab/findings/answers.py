@@ -64,7 +64,8 @@ def answers(run: Run) -> xr.Dataset | Lacking:
     if run.attributes.get("targets") == "float":
         return Lacking("the targets are those of a regression, outputs are no YES and NO")
     places = [(split, epoch) for split in run.splits for epoch in run.epochs(split)]
-    parts = {place: part for place in places if (part := _of_epoch(run, *place)) is not None}
+    is_sure = _is_probability(run)
+    parts = {place: part for place in places if (part := _of_epoch(run, *place, is_sure=is_sure)) is not None}
     if not parts:
         return Lacking("outputs of the head with labels were not kept")
     splits, epochs = list(run.splits), sorted({epoch for _, epoch in places})
@@ -83,7 +84,7 @@ def answers(run: Run) -> xr.Dataset | Lacking:
     )
 
 
-def _of_epoch(run: Run, split: str, epoch: int) -> _Part | None:
+def _of_epoch(run: Run, split: str, epoch: int, *, is_sure: bool) -> _Part | None:
     """Describe the answers of a split in an epoch; None where outputs or labels were not kept."""
     assert run.head is not None
     chosen = run.rows(split, epoch)
@@ -91,7 +92,7 @@ def _of_epoch(run: Run, split: str, epoch: int) -> _Part | None:
     if split == "train":
         most = int(run[split]["n"].sel(layer=run.head).values[rows].max(initial=1))
         rows = last_quarter(rows)[-max(1, _MOST // most) :]
-    raw, is_sure = run.values(run.head, split, rows), _is_probability(run)
+    raw = run.values(run.head, split, rows)
     if raw is None:
         counts = run.unit_counts(run.head, split, rows)
         moments = moments_by_label(run, split, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any, Literal, Unpack
+from typing import Any, Final, Literal, Unpack
 
 import dask
 import numpy as np
@@ -29,6 +29,8 @@ from actlab.store.verifying import verify_snapshot
 __all__ = ["Run", "open_run"]
 
 _dask: Any = dask  # it has no annotations
+
+_SMALL: Final = 32 << 20  # bytes
 
 
 def open_run(
@@ -115,6 +117,8 @@ class Run(Selecting):
         head: str | None = self.attributes.get("head")
         self.head = head if head in self.names else None
         self._totals: dict[str, xr.DataArray] = {}
+        self._small: dict[str, xr.Dataset | None] = {}
+        self._n: dict[str, xr.Dataset] = {}
 
     def refresh(self) -> Run:
         """Show what was committed since, as the run was opened.
@@ -166,12 +170,25 @@ class Run(Selecting):
 
     def _raw_values(self, layer: str, split: str, rows: NDArray[np.int64]) -> xr.Dataset | None:
         """Return what `values` loads."""
-        chosen = self[split].isel(step=rows)
-        raw = self.raw(split) if self.find_layer(layer) == self.head else None
+        chosen = self._sizes(split).isel(step=rows)
+        raw = self._outputs_of_head(split) if self.find_layer(layer) == self.head else None
         if raw is None:
             return None
         raw = raw.isel(sample=belong(raw, chosen))
         return raw if raw["head"].size == int(chosen.n.sel(layer=layer).sum()) else None
+
+    def _outputs_of_head(self, split: str) -> xr.Dataset | None:
+        """Return `raw`, kept in memory where it is small: charts ask for it epoch by epoch, several times."""
+        if split not in self._small:
+            raw = self.raw(split)
+            self._small[split] = raw.compute() if raw is not None and raw.nbytes <= _SMALL else raw
+        return self._small[split]
+
+    def _sizes(self, split: str) -> xr.Dataset:
+        """Return how many values each layer had in each row, n [step, layer], kept in memory."""
+        if split not in self._n:
+            self._n[split] = self[split][["n"]].compute()
+        return self._n[split]
 
     def unit_counts(self, layer: str, split: str, rows: NDArray[np.int64]) -> xr.DataArray | None:
         """Return the counts of a large head in some rows, pooled, where every value was counted by unit.
