@@ -1,9 +1,9 @@
 """Train every recipe, draw all its pages into `gallery/`, and write `index.html`: ``make gallery``.
 
-    python reports/gallery.py [RECIPE ...] [--draw]
+    python reports/gallery.py [RECIPE ...] [--draw] [--kept]
 
-With `--draw` runs that are there are drawn without training. Exit code 1 where a recipe does not show what
-its README says.
+With `--draw` runs that are there are drawn without training; with `--kept` the index links to the pages alone
+that the repository keeps, as the one in it does. Exit code 1 where a recipe does not show what its README says.
 """
 
 import argparse
@@ -73,7 +73,6 @@ def card(experiment: Experiment, pages: list[Path]) -> dict[str, object]:
             (recipe.title, f"gallery/{path.name}")
             for recipe, path in list(zip(recipes.values(), pages, strict=True))[1:]
         ],
-        "kept": experiment.name in KEPT,
     }
 
 
@@ -82,6 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("recipes", nargs="*", metavar="RECIPE")
     parser.add_argument("--draw", action="store_true", help="without training")
+    parser.add_argument("--kept", action="store_true", help="link to the kept pages only")
     options = parser.parse_args()
     cards = []
     told = re.findall(r"^\| \[(\w+)\]", (HERE.parent / "recipes" / "README.md").read_text(), re.MULTILINE)
@@ -91,6 +91,7 @@ def main() -> int:
             train(experiment, overwrite=True)
         cards.append(card(experiment, draw(experiment, folder=GALLERY, overwrite=True)))
         print(f"{experiment.name}: {time.perf_counter() - began:.0f} s")
+    kept = [f"gallery/{name}.html" for name in KEPT] if options.kept else None
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -98,7 +99,7 @@ def main() -> int:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template("index.html.j2").render(cards=cards)
+    text = environment.get_template("index.html.j2").render(cards=cards, kept=kept)
     (HERE / "index.html").write_text(text, encoding="utf-8")
     missing = [f"{each['name']}: {words}" for each in cards for words, there in each["effects"] if not there]
     for words in missing:

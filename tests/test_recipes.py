@@ -42,6 +42,13 @@ def test_the_table_of_recipes_names_each():
     assert sorted(re.findall(r"^\| \[(\w+)\]", text, re.MULTILINE)) == [folder.name for folder in FOLDERS]
 
 
+def test_the_index_links_to_what_is_there():
+    text = (ROOT / "reports" / "index.html").read_text(encoding="utf-8")
+    links = {link for link in re.findall(r'href="([^"#]+)"', text) if not link.startswith("data:")}
+    kept = runpy.run_path(str(ROOT / "reports" / "gallery.py"))["KEPT"]
+    assert links == {f"gallery/{name}.html" for name in kept}
+
+
 def test_the_pages_that_the_gallery_keeps_are_there_and_small():
     kept = runpy.run_path(str(ROOT / "reports" / "gallery.py"))["KEPT"]
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8")

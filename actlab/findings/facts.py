@@ -65,6 +65,8 @@ class Facts:
         `run.layers`, without those that hold no value.
     head, targets : str or None
         The head, and what its labels are.
+    is_view_asked : bool
+        Whether the bins of the page were asked for.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Facts:
         axis: LinearAxis | None = None,
     ) -> None:
         self.run, self.rows, self.epochs, self.latest = run, rows, epochs, latest
-        self.totals, self._axis = totals, axis
+        self.totals, self._axis, self.is_view_asked = totals, axis, axis is not None
         table = run.layers
         self.layers: pd.DataFrame = table[table["n"] > 0]
         self.head: str | None = run.head
@@ -86,7 +88,7 @@ class Facts:
     @cached_property
     def view(self) -> LinearAxis:
         """The bins of the page."""
-        if self._axis is not None:
+        if self._axis is not None:  # as asked for
             return self._axis
         shown = [self.totals["train"]] if "train" in self.totals else [*self.totals.values()]
         total = sum(shown[1:], shown[0]) if shown else None

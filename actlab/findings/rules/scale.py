@@ -203,7 +203,12 @@ def _vanished(facts: Facts, split: str, names: list[str], share: float) -> list[
 class OutOfViewLimits(Limits):
     """Thresholds of `out_of_view`."""
 
-    share: float = Field(0.01, gt=0, lt=1, description="share of the values of an epoch that lie outside")
+    share: float = Field(
+        0.01, gt=0, lt=1, description="share of the values of an epoch that lie outside a range asked for"
+    )
+    found: float = Field(
+        0.25, gt=0, lt=1, description="the same, outside the range that the page finds for all layers"
+    )
 
 
 @rule(
@@ -213,7 +218,8 @@ class OutOfViewLimits(Limits):
     needs="one epoch of any split",
     why="What lies outside is not in the picture; it is recorded all the same.",
     remedy="Draw {layer} in a range of its own.",
-    source="Convention: the default range leaves out 0.1 % of the values at either end, five times less.",
+    source="Convention: what is asked for should hold all but the tails. The range that the page finds leaves "
+    "out 0.1 % of all values at either end, which may be much of one wide layer; the wall names each with 1 %.",
     limits=OutOfViewLimits,
 )
 def out_of_view(facts: Facts, limits: OutOfViewLimits) -> list[Sign] | Lacking:
@@ -222,10 +228,11 @@ def out_of_view(facts: Facts, limits: OutOfViewLimits) -> list[Sign] | Lacking:
         return Lacking("needs an epoch of any split")
     split = "train" if "train" in facts.latest else next(iter(facts.latest))
     view, epochs = facts.view, facts.epochs[split]
+    limit = limits.share if facts.is_view_asked else limits.found
     shares = out_of_range(facts.latest[split], view.h_min, view.h_max)
     outside = shares["below"] + shares["above"]
     signs = []
-    for layer in facts.layers.index[(outside.sel(layer=facts.layers.index) > limits.share).values]:
+    for layer in facts.layers.index[(outside.sel(layer=facts.layers.index) > limit).values]:
         ends, value = epochs["quantile"].sel(layer=layer), float(outside.sel(layer=layer))
         beyond = (ends.sel(q=0.01) < view.h_min) | (ends.sel(q=0.99) > view.h_max)
         first = since(beyond.values)
@@ -239,7 +246,7 @@ def out_of_view(facts: Facts, limits: OutOfViewLimits) -> list[Sign] | Lacking:
             f"Draw {{layer}} with --h-min {fitting.h_min:g} --h-max {fitting.h_max:g}, "
             "or every layer in a range of its own."
         )
-        signs.append(Sign(layer, split, steps, value, limits.share, words, remedy))
+        signs.append(Sign(layer, split, steps, value, limit, words, remedy))
     return signs
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from actlab.axis import LinearAxis
 from actlab.findings.rule import Lacking
 from actlab.findings.rules.scale import batchnorm_recentres, exploding, out_of_view, vanishing
+from actlab.stats import out_of_range
 
 few = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -223,6 +224,14 @@ def test_what_lies_outside_the_view_is_counted(facts_of, end):
     if "2" in signs:
         assert signs["2"].value == pytest.approx(outside, abs=0.01)
         assert "--h-min" in signs["2"].remedy
+
+
+@pytest.mark.parametrize(("gain", "is_told"), [(20, False), (1e5, True)])
+def test_a_range_that_nobody_asked_for_may_leave_out_more(facts_of, gain, is_told):
+    facts = facts_of(stack([1, 1, gain, 1 / gain] + [1] * 40, act=nn.Tanh), batches())
+    shares = out_of_range(facts.latest["train"].sel(layer="4"), facts.view.h_min, facts.view.h_max)
+    assert float(shares["below"] + shares["above"]) > 0.01
+    assert ("4" in by_layer(find(out_of_view, facts))) is is_told
 
 
 def test_the_proposed_range_holds_what_was_outside(facts_of):
