@@ -3,7 +3,8 @@
     python reports/gallery.py [RECIPE ...] [--draw] [--kept]
 
 With `--draw` runs that are there are drawn without training; with `--kept` the index links to the pages alone
-that the repository keeps, as the one in it does. Exit code 1 where a recipe does not show what its README says.
+that the repository keeps, as the one in it does. Exit code 1 where a recipe does not show what its README
+says.
 """
 
 import argparse

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from bokeh.models import ColumnDataSource, FixedTicker, NumeralTickFormatter, Range1d
 from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
-from actlab.charts.palette import ZERO
 from actlab.pages.figures import quiet_figure
 
 __all__ = ["comparison_figures", "comparison_twin_figure"]
+
+_GREY: Final = "#8a93a3"  # seen on white as on dark
 
 
 def comparison_figures(n_runs: int, h_min: float, h_max: float) -> dict[str, figure]:
@@ -106,5 +107,5 @@ def _line(frame: figure, name: str, **look: Any) -> ColumnDataSource:
 
 
 def _zero(frame: figure) -> None:
-    """Mark the value 0."""
-    frame.add_layout(Span(location=0, dimension="height", line_color=ZERO, line_width=1.2, level="underlay"))
+    """Mark the value 0, in no colour that a run has."""
+    frame.add_layout(Span(location=0, dimension="height", line_color=_GREY, line_width=1.2, level="underlay"))

@@ -26,7 +26,7 @@ from actlab.charts.palette import translucent_palette
 from actlab.charts.twin_peaks_chart import LABELS
 from actlab.findings.finding import Verdict
 from actlab.pages.comparison_figures import comparison_twin_figure
-from actlab.pages.formats import NONE, amount, number, percent, spans
+from actlab.pages.formats import NONE, amount, number, percent, rare, spans
 from actlab.pages.html import Section
 from actlab.pages.notes import render_notes
 from actlab.pages.payload import pack_floats
@@ -35,7 +35,6 @@ from actlab.run import Run
 
 __all__ = ["DISTANCES", "Compared", "facts", "many", "numbers", "peaks", "provenance", "reading", "wall"]
 
-_TINY: Final = 1e-5  # a share that nobody reads as a percentage
 _WORTH_SAYING: Final = 0.01  # of the values of a layer
 _LEAST: Final = 16  # pixels of a tile, however small the page
 DISTANCES: Final = {
@@ -137,7 +136,7 @@ class Compared:
             "colors": (LESS, MORE),
             "distance": DISTANCES[self.options.distance],
             "ticks": _ticks(scale),
-            **{name: _share(value) for name, value in scale._asdict().items()},
+            **{name: rare(value) for name, value in scale._asdict().items()},
         }
 
     def some(self, epochs: list[int]) -> list[int]:
@@ -164,15 +163,6 @@ class Compared:
         return [number(float(f"{value:.2g}")) for value in self.distance.sel(layer=layer).values[1:]]
 
 
-def _share(share: float) -> str:
-    """Write a share with two digits, a tiny one as one in so many."""
-    return (
-        f"{100 * share:.2g}%".replace("e+02", "00")
-        if share >= _TINY
-        else f"1 in {amount(float(f'{1 / share:.2g}'))}"
-    )
-
-
 def _lost(outside: float, nonfinite: float) -> str:
     """Say which values are not drawn, from one percent out of range, or one infinite or NaN, on."""
     said = [f"out of range {percent(outside)}"] if outside >= _WORTH_SAYING else []
@@ -184,7 +174,7 @@ def _ticks(scale: Scale) -> list[dict[str, str]]:
     span = math.log10(scale.high / scale.low)
     powers = range(math.ceil(math.log10(scale.low)), math.floor(math.log10(scale.high)) + 1)
     return [
-        {"at": f"{100 * math.log10(10.0**power / scale.low) / span:.1f}%", "text": _share(10.0**power)}
+        {"at": f"{100 * math.log10(10.0**power / scale.low) / span:.1f}%", "text": rare(10.0**power)}
         for power in powers
         if power % 2 == 0
     ]

@@ -8,11 +8,12 @@ from typing import Any
 
 from actlab.charts.limits import percent
 
-__all__ = ["NONE", "TIMES", "amount", "lane", "number", "percent", "polyline", "shape", "spans"]
+__all__ = ["NONE", "TIMES", "amount", "lane", "number", "percent", "polyline", "rare", "shape", "spans"]
 
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 _FLAT = 1e-6  # a spread below this share of the largest value is noise of the mean of a constant
+_TINY = 1e-5  # a share that nobody reads as a percentage
 _WORDS = ((1e15, ""), (1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
@@ -27,6 +28,13 @@ def amount(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {word}" if word else f"{value:.3g}"
     return f"{value:,.0f}"
+
+
+def rare(share: float) -> str:
+    """Write a share with two digits, a tiny one as one in so many: ``29%``, ``1 in 3.5 million``."""
+    if share < _TINY:
+        return f"1 in {amount(float(f'{1 / share:.2g}'))}"
+    return f"{100 * share:.2g}%".replace("e+02", "00")
 
 
 def shape(sizes: Sequence[int]) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from actlab.charts import wall_chart
 from actlab.charts.palette import translucent_palette
 from actlab.findings.finding import ICONS, LEVELS, Finding
-from actlab.pages.formats import number, percent, spans
+from actlab.pages.formats import number, percent, rare, spans
 from actlab.pages.html import Section
 from actlab.pages.places import rows_of
 from actlab.pages.sections import Material, data_uri
@@ -59,10 +58,7 @@ def wall(material: Material) -> Section:
         "beyond": _beyond(material),
         "range": (number(axis.h_min), number(axis.h_max)),
         "gradient": ", ".join(translucent_palette(**ends, size=18)),
-        "scale": {
-            name: f"{np.format_float_positional(100 * share, 2, fractional=False, trim='-')}%"
-            for name, share in ends.items()
-        },
+        "scale": {name: rare(share) for name, share in ends.items()},
     }
     return Section("layers", "Layers", "wall.html.j2", context)
 

@@ -29,7 +29,10 @@ from tests.zoo.trainings import TRAININGS
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "findings.md"
 PICTURES = Path("images", "findings")
-_WIDTH, _COLORS = 620, 96
+_WIDTH = 620
+_PLAIN = """const drawn = Bokeh.documents[0], box = drawn.get_model_by_name("chosen_epoch");
+if (box) box.visible = false;
+for (const figure of drawn.roots()) figure.toolbar_location = null;"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def section(rule: Rule) -> str:
 
 
 def _picture(rule: Rule, kind: str) -> Path:
-    return PICTURES / f"{rule.id}_{kind}.png"
+    return PICTURES / f"{rule.id}_{kind}.webp"
 
 
 def catalogue() -> str:
@@ -148,15 +151,16 @@ def _range(run: actlab.Run, layer: str) -> tuple[float, float]:
 
 
 def _shot(browser: Any, page: Path, figure: str) -> bytes:
-    """Take a picture of a figure of a page, with few colours, as most of it is one."""
+    """Take a picture of a figure of a page, without what is there to be clicked."""
     tab = browser.new_page(viewport={"width": _WIDTH, "height": 900}, color_scheme="light")
     tab.goto(page.as_uri())
     tab.wait_for_selector("html[data-ready=yes]")
+    tab.evaluate(f"() => {{ {_PLAIN} }}")
+    tab.wait_for_timeout(300)  # milliseconds, for Bokeh to lay it out
     taken = tab.locator(f"#figure-{figure}").screenshot()
     tab.close()
-    image = Image.open(io.BytesIO(taken)).convert("RGB").quantize(_COLORS, dither=Image.Dither.NONE)
     held = io.BytesIO()
-    image.save(held, "PNG", optimize=True)
+    Image.open(io.BytesIO(taken)).convert("RGB").save(held, "WEBP", quality=88, method=6)
     return held.getvalue()
 
 

@@ -42,9 +42,10 @@ const describedSplit = (index) => {
 };
 
 // The lower mark is labelled to its left and the other to its right, so that they never meet.
-const placeOf = (name, at, other) => {
+const placeOf = (name, at, other, brief) => {
   const { start, end } = model("twin").x_range;
-  const text = `${twin.labels ? `mean ${name.toUpperCase()}` : `${name.toUpperCase()} peak`} ${short(at)}`;
+  const words = brief ? name.toUpperCase() : twin.labels ? `mean ${name.toUpperCase()}` : `${name.toUpperCase()} peak`;
+  const text = `${words} ${short(at)}`;
   const share = (at - start) / (end - start);
   const outer = at < other || (at === other && name === "no");
   const fits = (model("twin").inner_width || 600) * (outer ? share : 1 - share) > 7.5 * text.length + 8;
@@ -58,8 +59,10 @@ const drawMarks = () => {
   const known = yes !== null && no !== null && isShown(twin.splits[split]);
   for (const name of ["yes", "no"]) model(name).visible = model(`${name}_label`).visible = known;
   if (!known) return;
-  const places = { yes: placeOf("yes", yes, no), no: placeOf("no", no, yes) };
-  const oneLine = places.yes.fits && places.no.fits; // in a narrow frame they stand one below the other
+  const placed = (brief) => ({ yes: placeOf("yes", yes, no, brief), no: placeOf("no", no, yes, brief) });
+  const fit = ({ yes: above, no: below }) => above.fits && below.fits;
+  const places = fit(placed(false)) ? placed(false) : placed(true); // a narrow frame has room for few words
+  const oneLine = fit(places); // and for none in a line: they stand one below the other
   for (const [name, { at, text, left }] of Object.entries(places)) {
     model(name).location = at;
     model(`${name}_label`).setv({
