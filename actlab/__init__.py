@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from actlab.charts.exporting import export as export
     from actlab.comparison import compare as compare
     from actlab.findings.verdict import check as check
+    from actlab.live.notebook import watch as watch
     from actlab.pages.build import report as report
     from actlab.pages.comparison_build import compare_report as compare_report
     from actlab.rebinning import rebin as rebin
@@ -49,6 +50,7 @@ _HOMES = {
     "record": "actlab.recording.automatic",
     "repair": "actlab.store.repairing",
     "report": "actlab.pages.build",
+    "watch": "actlab.live.notebook",
 }
 _MODULES = ("charts", "errors", "peaks", "stats", "steps")
 
@@ -66,7 +68,7 @@ __all__ = [
     "errors",
     "export",
 ]
-__all__ += ["open_run", "pack", "peaks", "rebin", "record", "repair", "report", "stats", "steps"]
+__all__ += ["open_run", "pack", "peaks", "rebin", "record", "repair", "report", "stats", "steps", "watch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 __all__ = [
     "ActlabError",
@@ -15,7 +18,11 @@ __all__ = [
     "StoreError",
     "nearest",
     "nearest_number",
+    "with_nearest",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ActlabError(Exception):
@@ -93,3 +100,28 @@ def nearest_number(number: int, known: Iterable[int]) -> str:
     place = bisect_left(values, number)
     near = " or ".join(map(str, values[max(place - 1, 0) : place + 1]))
     return f"did you mean {near}? known: {values[0]}" + (f" to {values[-1]}" if len(values) > 1 else "")
+
+
+def with_nearest(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function name the nearest of its keywords where an unknown one is given.
+
+    Parameters
+    ----------
+    function : callable
+        Takes no ``**keywords``.
+
+    Returns
+    -------
+    callable
+        The same; its `TypeError` for an unknown keyword says which was meant.
+    """
+    known = inspect.signature(function).parameters
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(f"{function.__name__}() has no option {name!r}: {nearest(name, known)}")
+        return function(*args, **kwargs)
+
+    return call

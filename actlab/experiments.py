@@ -29,6 +29,8 @@ __all__ = ["Experiment", "draw", "find_experiment", "scaffold", "shipped", "trai
 Progress = Callable[[str, int, int], None]
 
 _SCRIPT: Final = "train.py"
+_RECORDERS: Final = ("record", "Recorder")
+_REPLACING: Final = (None, "overwrite", "resume", "resume_step")  # None stands for ** and what is in it
 _INSTALLED: Final = Path(__file__).parent / "recipes"  # where a wheel puts them; in a clone they lie above
 _SHIPPED: Final = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "recipes"
 
@@ -36,7 +38,7 @@ _REPORT: Final = """\
 # How the run of {script} becomes a page: actlab recipe draw {path}
 
 title = "{name}"
-notes = "What was trained, on what, and what to look at. *Markdown*."
+# notes = "What was trained, on what, and what to look at. *Markdown*."
 
 # The range is left to the run. To choose it:
 # h_min = -4.0
@@ -96,6 +98,26 @@ class Experiment:
         """Where its run lies, by custom."""
         return Path("runs") / f"{self.name}.zarr"
 
+    def recordings(self) -> list[ast.Call]:
+        """Return the calls of `actlab.record` and `actlab.Recorder` in the text of the script."""
+        try:
+            nodes = [*ast.walk(ast.parse(self.script.read_bytes()))]
+        except SyntaxError:  # Python says so when it runs
+            return []
+        made: set[str] = set()
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                names = [alias.asname or alias.name for alias in node.names if alias.name == "actlab"]
+                made |= {f"{name}.{recorder}" for name in names for recorder in _RECORDERS}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "actlab":
+                made |= {alias.asname or alias.name for alias in node.names if alias.name in _RECORDERS}
+        return [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) in made]
+
+    def may_replace(self) -> bool:
+        """Say whether the script may replace a run or go on with it; yes where its text does not tell."""
+        calls = self.recordings()
+        return not calls or any(word.arg in _REPLACING for call in calls for word in call.keywords)
+
     def lacking(self) -> list[str]:
         """Return the modules that the script imports at its top and that are not installed."""
         found: set[str] = set()
@@ -117,8 +139,10 @@ class Experiment:
         Raises
         ------
         RecipeError
-            If a recipe or a variant is wrong.
+            If there is no recipe, or it or a variant is wrong.
         """
+        if not self.recipe.exists():
+            raise RecipeError(f"{self.recipe}: no such file; run `actlab recipe new {self.script}` first")
         base = load_recipe(self.recipe)
         pages = {"": base}
         if not self.variants.exists():
@@ -213,7 +237,7 @@ def train(
     run : pathlib.Path, optional
         Where the script records; by custom `runs/NAME.zarr`.
     overwrite : bool
-        Go on where that run is there already; the script replaces it, or says why not.
+        Go on where that run is there already, for the script to replace it.
 
     Returns
     -------
@@ -225,13 +249,19 @@ def train(
     MissingDependencyError
         If a recipe that comes with actlab needs a package that is not installed.
     StoreError
-        If the run is there already, or the script failed or recorded nothing there.
+        If the run is there already, and may not be replaced or would not be by the script; or if the script
+        failed or recorded nothing there.
     """
     target = experiment.run if run is None else run
     if target.exists() and not overwrite:
         name = experiment.name if experiment.is_shipped else experiment.script
         again = f"`actlab recipe draw {name}` draws it"
         raise StoreError(f"{target} exists already: {again}, --overwrite trains again and replaces it")
+    if target.exists() and not experiment.may_replace():
+        raise StoreError(
+            f"{target} exists already, and {experiment.script} does not replace it: give its recorder "
+            "overwrite=True"
+        )
     if experiment.is_shipped and (lacking := experiment.lacking()):
         needed = " and ".join(lacking)
         raise MissingDependencyError(f"{experiment.name} needs {needed}: pip install 'actlab[recipes]'")
@@ -325,6 +355,8 @@ def scaffold(script: str | Path) -> tuple[Experiment, list[Path]]:
         If there is no such script, or one of the files is there already.
     """
     path = Path(script)
+    if not path.exists():
+        raise StoreError(f"{path}: no such file")
     if path.suffix != ".py" or not path.is_file():
         raise StoreError(f"{path}: expected a training script, a file that ends in .py")
     experiment = find_experiment(path)

@@ -2,8 +2,9 @@
 
 import pytest
 
+import actlab
 from actlab import errors
-from actlab.errors import ActlabError, SelectionError, nearest, nearest_number
+from actlab.errors import ActlabError, SelectionError, nearest, nearest_number, with_nearest
 
 BUILTIN = {
     "AxisError": ValueError,
@@ -66,3 +67,21 @@ def test_nearest_names(name, known, answer):
 )
 def test_nearest_numbers(number, known, answer):
     assert nearest_number(number, known) == answer
+
+
+def test_an_unknown_keyword_gets_the_nearest():
+    @with_nearest
+    def draw(run, *, h_min=None):
+        """Draw."""
+        return run, h_min
+
+    assert draw("a", h_min=2) == draw(run="a", h_min=2) == ("a", 2)
+    assert draw.__doc__ == "Draw."
+    with pytest.raises(TypeError, match=r"^draw\(\) has no option 'hmin': did you mean 'h_min'\?$"):
+        draw("a", hmin=2)
+
+
+@pytest.mark.parametrize("name", ["report", "compare_report"])
+def test_pages_name_the_nearest_of_their_options(name):
+    with pytest.raises(TypeError, match="did you mean 'h_min'"):
+        getattr(actlab, name)("a.zarr", hmin=-1)

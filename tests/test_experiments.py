@@ -116,7 +116,8 @@ def test_a_wrong_variant_is_named(tmp_path, text, said):
 def test_from_a_script_of_ones_own_to_pages(script):
     experiment, written = scaffold(script)
     assert [path.name for path in written] == ["finetune.report.toml", "finetune.variants.toml"]
-    assert load_recipe(experiment.recipe).title == "finetune"
+    recipe = load_recipe(experiment.recipe)
+    assert (recipe.title, recipe.notes) == ("finetune", None)
     run = train(experiment, ["3"])
     assert actlab.open_run(run)["train"].sizes["step"] == 3
     pages = draw(experiment)
@@ -141,8 +142,11 @@ def test_scaffolding_overwrites_nothing(script):
     with pytest.raises(StoreError, match=r"finetune\.variants\.toml exists already, so nothing was written"):
         scaffold(script)
     assert not Path("finetune.report.toml").exists()
-    with pytest.raises(StoreError, match=r"gone\.py: expected a training script"):
+    with pytest.raises(StoreError, match=r"gone\.py: no such file"):
         scaffold("gone.py")
+    Path("notes.txt").touch()
+    with pytest.raises(StoreError, match=r"notes\.txt: expected a training script"):
+        scaffold("notes.txt")
 
 
 def test_a_run_that_is_there_is_kept(script):
@@ -153,6 +157,27 @@ def test_a_run_that_is_there_is_kept(script):
     assert actlab.open_run(experiment.run)["train"].sizes["step"] == 3
     train(experiment, ["4"], overwrite=True)
     assert actlab.open_run(experiment.run)["train"].sizes["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "calls", "may_replace"),
+    [
+        ("import actlab\nactlab.record(m, p)\n", 1, False),
+        ("import actlab as al\nal.Recorder(m, p, every=2)\n", 1, False),
+        ("from actlab import record\nrecord(m, p, resume=True)\n", 1, True),
+        ("from actlab.recording.recorder import Recorder as R\nR(m, p, **options)\n", 1, True),
+        ("import actlab\nactlab.Recorder(m, p, resume_step=done)\n", 1, True),
+        ("import actlab, torch\ntorch.cuda.Event().record()\n", 0, True),
+        ("import mine\nmine.train()\n", 0, True),
+        ("import actlab\nactlab.record(m, p\n", 0, True),
+        ("# -*- coding: latin-1 -*-\nimport actlab\nactlab.record(m, '\xe4')\n", 1, False),
+    ],
+)
+def test_the_text_of_a_script_says_how_it_records(tmp_path, text, calls, may_replace):
+    path = tmp_path / "mine.py"
+    path.write_text(text, encoding="latin-1")
+    experiment = find_experiment(path)
+    assert (len(experiment.recordings()), experiment.may_replace()) == (calls, may_replace)
 
 
 def test_a_script_that_fails_or_records_elsewhere_says_so(script):

@@ -28,7 +28,7 @@ from actlab.charts.twin_peaks_chart import (
 )
 from actlab.charts.wall_chart import USUAL_COLS, WallOptions
 
-__all__ = ["class_figure", "colorful_figure", "twin_peaks_figure", "wall_figure"]
+__all__ = ["class_figure", "colorful_axes", "colorful_figure", "twin_peaks_figure", "wall_figure"]
 
 _THOUSANDS: Final = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
@@ -50,25 +50,47 @@ def colorful_figure(data: xr.Dataset, options: ColorfulOptions) -> Figure:
     one = data.isel(layer=0)
     sheet = Sheet(options.width, options.height, left=60, right=100, bottom=48)
     axes = sheet.place(0, 0, options.width, options.height)
-    counts = one["counts"].transpose("bin", "column").values
-    last = int(one["first_row"][0]) + one.sizes["column"] * data.attrs["batches_per_column"]
-    low, high = float(one["low"]), float(one["high"])
-    left, right = positions(one, np.array([0, last]))
-    count_image(axes, counts, (low, high, 1), (left, right, data.attrs["h_min"], data.attrs["h_max"]))
-    keys = _lines(axes, one, options)
-    if options.show_epoch_histograms:
-        _sideways(axes, one, options.h_scale)
-    axes.set_xlim(*positions(one, np.array([0, data.attrs["rows"]])))
-    axes.set_ylim(data.attrs["h_min"], data.attrs["h_max"])
+    keys = colorful_axes(axes, one, options)
     axes.set_xlabel("batch" if data.attrs["step_stride"] else "recorded batch", fontsize=11 * LINE)
     axes.set_ylabel("activation value", fontsize=11 * LINE)
     axes.xaxis.set_major_formatter(_THOUSANDS)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=max(options.width // 90, 2)))
+    low, high = float(one["low"]), float(one["high"])
     sheet.color_bar((low, high, 1), log_ticks(low, high), "count per batch")
     name, info = str(one["layer"].values), str(one["info"].values)
     title = f"{name}   ({info})" if options.show_layer_info and info else name
     sheet.head(title, limits.caveats(one), keys)
     return sheet.figure
+
+
+def colorful_axes(axes: Axes, one: xr.Dataset, options: ColorfulOptions) -> list[Line2D]:
+    """Draw the colorful dimension into axes, without words.
+
+    Parameters
+    ----------
+    axes : matplotlib.axes.Axes
+        Where.
+    one : xarray.Dataset
+        One layer of what `colorful_chart.prepare` returned.
+    options : ColorfulOptions
+        What to show.
+
+    Returns
+    -------
+    list of matplotlib.lines.Line2D
+        What explains the lines.
+    """
+    counts = one["counts"].transpose("bin", "column").values
+    last = int(one["first_row"][0]) + one.sizes["column"] * one.attrs["batches_per_column"]
+    scale = (float(one["low"]), float(one["high"]), 1.0)
+    left, right = positions(one, np.array([0, last]))
+    count_image(axes, counts, scale, (left, right, one.attrs["h_min"], one.attrs["h_max"]))
+    keys = _lines(axes, one, options)
+    if options.show_epoch_histograms:
+        _sideways(axes, one, options.h_scale)
+    axes.set_xlim(*positions(one, np.array([0, one.attrs["rows"]])))
+    axes.set_ylim(one.attrs["h_min"], one.attrs["h_max"])
+    return keys
 
 
 def _lines(axes: Axes, one: xr.Dataset, options: ColorfulOptions) -> list[Line2D]:

@@ -44,6 +44,8 @@ def mean_cells(values: NDArray[np.number[Any]], down: int, across: int) -> NDArr
     numpy.ndarray
         float64 [y, x]; a pixel at the end may average fewer cells.
     """
+    if down == across == 1:
+        return values.astype(np.float64)
     height = down * max(1, _BAND_CELLS // (down * values.shape[1]))
     bands = [_raster(values[start : start + height], down, across) for start in range(0, len(values), height)]
     return np.concatenate(bands)

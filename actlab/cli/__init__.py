@@ -6,7 +6,7 @@ The verbs import what they need when they run, so that `actlab --help` answers a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -143,8 +143,8 @@ def compact(path: RunPath, output: NewPath, overwrite: Overwrite = False) -> Non
     from actlab.store.compacting import compact as write_compacted
 
     with progress_bars() as progress:
-        made = write_compacted(path, output, overwrite=overwrite, progress=progress)
-    typer.echo(f"Wrote {made}")
+        write_compacted(path, output, overwrite=overwrite, progress=progress)
+    typer.echo(f"Wrote {output}")
 
 
 @app.command()
@@ -153,8 +153,8 @@ def pack(path: RunPath, output: NewPath, overwrite: Overwrite = False) -> None:
     from actlab.store.packing import pack as write_archive
 
     with progress_bars() as progress:
-        made = write_archive(path, output, overwrite=overwrite, progress=progress)
-    typer.echo(f"Wrote {made}")
+        write_archive(path, output, overwrite=overwrite, progress=progress)
+    typer.echo(f"Wrote {output}")
 
 
 @app.command()
@@ -170,8 +170,8 @@ def branch(
     from actlab.store.branching import branch as write_branch
 
     with progress_bars() as progress:
-        made = write_branch(path, output, step=step, overwrite=overwrite, progress=progress)
-    typer.echo(f"Wrote {made}")
+        write_branch(path, output, step=step, overwrite=overwrite, progress=progress)
+    typer.echo(f"Wrote {output}")
 
 
 @app.command()
@@ -196,10 +196,12 @@ def report(
     patterns = parse_patterns(layers)
 
     from actlab.pages.build import report as write_page
+    from actlab.run import open_run
 
+    run = open_run(path)  # what is no run is said before what is wrong with the page
     with progress_bars() as progress:
         page = write_page(
-            path,
+            run,
             output if output is not None else Path("reports") / f"{_stem(path)}.html",
             recipe=recipe,
             h_min=h_min,
@@ -232,10 +234,14 @@ def compare(
     patterns = parse_patterns(layers)
 
     from actlab.pages.comparison_build import compare_report
+    from actlab.run import open_run
 
+    if len(paths) < 2:
+        raise typer.BadParameter("comparing takes at least two runs", param_hint="RUN RUN...")
+    runs = [open_run(path) for path in paths]
     with progress_bars() as progress:
         page = compare_report(
-            paths,
+            runs,
             output if output is not None else Path("reports") / f"{'_vs_'.join(map(_stem, paths))}.html",
             recipe=recipe,
             h_min=h_min,
@@ -280,10 +286,12 @@ def export(
 
 @app.command()
 def check(
-    path: Annotated[str | None, typer.Argument(metavar="RUN", help="A recorded run.")] = None,
-    explain: Annotated[
-        str | None, typer.Option(metavar="RULE", help="Explain a rule, such as dead_relu, instead.")
+    path: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A recorded run; behind --explain, a rule.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Explain a rule, such as dead_relu, or list all.")
+    ] = False,
     recipe: Annotated[
         Path | None,
         typer.Option(help="A recipe in TOML, with thresholds (tables limits.RULE) and range."),
@@ -297,8 +305,11 @@ def check(
     """Say what looks sick in a run, since when, and what to do. Exit code 1 on an error-level finding."""
     from actlab.cli import verdicts
 
-    if explain is not None:
-        verdicts.explain(_console(), explain, recipe)
+    if explain:
+        if path is None:
+            verdicts.list_rules(_console())
+        else:
+            verdicts.explain(_console(), path, recipe)
         return
     if path is None:
         raise typer.BadParameter("name a run, or a rule to --explain", param_hint="RUN")
@@ -315,6 +326,26 @@ def check(
             verdicts.show(_console(), verdict)
     if verdict.counts["error"]:
         raise typer.Exit(_FOUND)
+
+
+@app.command()
+def watch(
+    path: RunPath,
+    text: Annotated[
+        bool, typer.Option("--text", help="Draw in the terminal, until the run is closed.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page; 0 for any that is free.")
+    ] = 5006,
+) -> None:
+    """Follow a run while it grows, on a page of this machine; it may begin later. Ctrl-C ends it."""
+    with suppress(KeyboardInterrupt):
+        from actlab.cli import watching
+
+        if text:
+            watching.show_text(_console(), path)
+        else:
+            watching.serve_page(_console(), path, port)
 
 
 def _console() -> Console:

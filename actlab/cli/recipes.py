@@ -33,11 +33,13 @@ def list_recipes() -> None:
     """Show the recipes that come with actlab."""
     from actlab.experiments import shipped
 
-    columns = Column("recipe", no_wrap=True), "what it does", "pages", "still to install"
-    table = Table(*columns, box=None, pad_edge=False)
-    for experiment in shipped():
+    experiments = shipped()
+    lacking = [" ".join(experiment.lacking()) for experiment in experiments]
+    more = ["still to install"] if any(lacking) else []
+    table = Table(Column("recipe", no_wrap=True), "what it does", "pages", *more, box=None, pad_edge=False)
+    for experiment, packages in zip(experiments, lacking, strict=True):
         pages = ", ".join(name or "report" for name in experiment.pages())
-        table.add_row(experiment.name, experiment.summary, pages, " ".join(experiment.lacking()))
+        table.add_row(experiment.name, experiment.summary, pages, *([packages] if more else []))
     Console(markup=False, highlight=False).print(table)
 
 
@@ -97,13 +99,18 @@ def new_recipe(
     experiment, written = scaffold(script)
     for path in written:
         typer.echo(f"Wrote {path}")
-    typer.echo(
-        f"\nIn {script}, around the training:\n\n"
-        f"    import actlab\n\n"
-        f'    with actlab.record(model, "{experiment.run.as_posix()}", overwrite=True):\n'
-        f"        ...\n\n"
-        f"Then: actlab recipe run {script}"
-    )
+    run = experiment.run.as_posix()
+    if experiment.recordings():
+        again = "" if experiment.may_replace() else "\nTo train again, its recorder needs overwrite=True."
+        typer.echo(f"\n{script} records already. Its run is looked for at {run}; --run names another.{again}")
+    else:
+        typer.echo(
+            f"\nIn {script}, around the training:\n\n"
+            f"    import actlab\n\n"
+            f'    with actlab.record(model, "{run}", overwrite=True):\n'
+            f"        ..."
+        )
+    typer.echo(f"\nThen: actlab recipe run {script}")
 
 
 def _draw(

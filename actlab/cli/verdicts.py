@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from actlab.cli.tables import plain
 from actlab.errors import RecipeError, nearest
 from actlab.findings.catalogue import RULES
-from actlab.findings.finding import ICONS, Finding, Level, Verdict
+from actlab.findings.finding import ICONS, UNTRAINED, Finding, Level, Verdict
 from actlab.findings.following import follow as follow_run
 from actlab.findings.sarif import as_sarif as to_sarif
 from actlab.findings.verdict import check, read_limits
 from actlab.recipe import Recipe, load_recipe
 from actlab.run import open_run
 
-__all__ = ["check_run", "dump", "explain", "follow", "show"]
+__all__ = ["check_run", "dump", "explain", "follow", "list_rules", "show"]
 
 _STYLES: Final[dict[Level, str]] = {
     "error": "bold red",
@@ -57,6 +57,9 @@ def dump(verdict: Verdict, *, as_sarif: bool) -> str:
 def show(console: Console, verdict: Verdict) -> None:
     """Print a verdict: what was found, the worst first, and what could not be told."""
     console.print(Text(f"{plain(verdict.path)}: {verdict.summary}", "bold"))
+    if not verdict.is_trained:
+        console.print()
+        _print(console, "", UNTRAINED)
     for finding in verdict:
         console.print()
         _show_finding(console, finding)
@@ -128,15 +131,24 @@ def _print(console: Console, word: str, text: str) -> None:
     console.print(table)
 
 
+def list_rules(console: Console) -> None:
+    """Print one line a rule."""
+    table = Table(Column("rule", no_wrap=True), "level", "name", box=None, pad_edge=False)
+    for rule in RULES.values():
+        table.add_row(rule.id, rule.level, rule.name)
+    console.print(table)
+
+
 def explain(console: Console, name: str, recipe: Path | None) -> None:
     """Print all that is known of a rule: what it looks at, its thresholds as TOML, their source, the remedy.
 
     Raises
     ------
     RecipeError
-        If there is no such rule.
+        If there is no such rule; all there are have been printed.
     """
     if name not in RULES:
+        list_rules(console)
         raise RecipeError(f"no rule {name!r}: {nearest(name, RULES)}")
     rule, limits = RULES[name], read_limits(_wish(recipe).limits)[name]
     console.print(Text.assemble((rule.name, "bold"), f" [{rule.id}], {rule.level}"))

@@ -67,7 +67,7 @@ def answers(run: Run) -> xr.Dataset | Lacking:
     is_sure = _is_probability(run)
     parts = {place: part for place in places if (part := _of_epoch(run, *place, is_sure=is_sure)) is not None}
     if not parts:
-        return Lacking("outputs of the head with labels were not kept")
+        return Lacking(_what_lacks(run))
     splits, epochs = list(run.splits), sorted({epoch for _, epoch in places})
     units = max(part["n_yes"].size for part in parts.values())
     found = {name: np.full((len(splits), len(epochs), units), math.nan) for name in _BY_UNIT}
@@ -82,6 +82,16 @@ def answers(run: Run) -> xr.Dataset | Lacking:
         {"split": splits, "epoch": epochs},
         {"one_of": any(part["one_of"] for part in parts.values())},
     )
+
+
+def _what_lacks(run: Run) -> str:
+    """Say why nothing is known about the answers of the head: no outputs, no labels, or none that fit."""
+    raw = [found for split in run.splits if (found := run.raw(split)) is not None]
+    if not raw and all(run.head_counts(split) is None for split in run.splits):
+        return "outputs of the head were not kept"
+    if run.attributes.get("targets") is None and not any("label" in each for each in raw):
+        return "no labels were given: use actlab.Recorder and batch(..., labels=y)"
+    return "outputs of the head with labels that fit its units were not kept"
 
 
 def _of_epoch(run: Run, split: str, epoch: int, *, is_sure: bool) -> _Part | None:

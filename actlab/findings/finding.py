@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, overload
 
-__all__ = ["ICONS", "LEVELS", "WORDS", "Finding", "Lack", "Level", "Verdict"]
+__all__ = ["ICONS", "LEVELS", "UNTRAINED", "WORDS", "Finding", "Lack", "Level", "Verdict"]
 
 Level = Literal["error", "warning", "advice", "healthy"]
 
@@ -29,6 +29,14 @@ WORDS: Final[dict[Level, tuple[str, str]]] = {
     "advice": ("piece of advice", "pieces of advice"),
 }
 """What is counted, one and more."""
+
+
+UNTRAINED: Final = (
+    "No training batch was recorded, so nothing is known of the training: rules had nothing to look at, or "
+    "evaluation alone. actlab.record takes forwards for training while the model is in training mode, after "
+    'model.train(); actlab.Recorder those inside batch("train", ...).'
+)
+"""What it means that a run has no training batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +147,21 @@ class Verdict(Sequence[Finding]):
         Ids of the rules that were held against the run, those of `lacking` left out.
     path : str
         The run.
+    is_trained : bool
+        Whether a training batch was recorded.
     """
 
     def __init__(
-        self, findings: Sequence[Finding], lacking: Sequence[Lack], checked: Sequence[str], path: str
+        self,
+        findings: Sequence[Finding],
+        lacking: Sequence[Lack],
+        checked: Sequence[str],
+        path: str,
+        *,
+        is_trained: bool = True,
     ) -> None:
         self.findings, self.lacking, self.checked = tuple(findings), tuple(lacking), tuple(checked)
-        self.path = path
+        self.path, self.is_trained = path, is_trained
 
     @overload
     def __getitem__(self, index: int) -> Finding: ...
@@ -165,8 +181,8 @@ class Verdict(Sequence[Finding]):
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing is an error or a warning."""
-        return not any(finding.worst in ("error", "warning") for finding in self.findings)
+        """Whether there was training, and nothing is an error or a warning."""
+        return self.is_trained and not any(finding.worst in ("error", "warning") for finding in self.findings)
 
     @property
     def counts(self) -> dict[Level, int]:
@@ -182,8 +198,12 @@ class Verdict(Sequence[Finding]):
             for level, count in self.counts.items()
             if count and level in WORDS
         ]
-        if self.is_healthy:
-            words.insert(0, "healthy" if self.checked else "nothing could be told")
+        if not self.checked:
+            words.insert(0, "nothing could be told")
+        elif self.is_healthy:
+            words.insert(0, "healthy")
+        if not self.is_trained:
+            words.append("no training batch")
         if self.lacking:
             words.append(f"not enough data for {len(self.lacking)} of {len(self.every_rule)} rules")
         return ", ".join(words)
@@ -204,6 +224,7 @@ class Verdict(Sequence[Finding]):
             "run": self.path,
             "summary": self.summary,
             "healthy": self.is_healthy,
+            "trained": self.is_trained,
             "counts": self.counts,
             "findings": [finding.to_dict() for finding in self.findings],
             "not_enough_data": [lack._asdict() for lack in self.lacking],

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from actlab import __version__
 from actlab.findings.catalogue import RULES
-from actlab.findings.finding import Finding, Level, Verdict
+from actlab.findings.finding import UNTRAINED, Finding, Level, Verdict
 from actlab.findings.rule import Rule
 from actlab.store.urls import is_url
 
@@ -27,7 +27,8 @@ def as_sarif(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as a log of SARIF 2.1.0 (OASIS standard), in plain types for JSON.
 
     Each group is a result: the run is its artifact, its layers are logical locations, and what it explains
-    are related locations with their own messages. Rules that had not enough data are notifications.
+    are related locations with their own messages. Rules that had not enough data are notifications, and
+    so is it where there was no training.
     """
     rules = list(RULES.values())
     places = {rule.id: place for place, rule in enumerate(rules)}
@@ -46,20 +47,26 @@ def as_sarif(verdict: Verdict) -> dict[str, Any]:
                 "invocations": [
                     {
                         "executionSuccessful": True,
-                        "toolExecutionNotifications": [
-                            {
-                                "level": "note",
-                                "message": {"text": f"not enough data: {lack.reason}"},
-                                "associatedRule": {"id": lack.rule, "index": places[lack.rule]},
-                            }
-                            for lack in verdict.lacking
-                        ],
+                        "toolExecutionNotifications": _notifications(verdict, places),
                     }
                 ],
                 "results": [_result(each, verdict.path, places) for each in verdict],
             }
         ],
     }
+
+
+def _notifications(verdict: Verdict, places: dict[str, int]) -> list[dict[str, Any]]:
+    """Say what could not be told."""
+    untrained = {"level": "warning", "message": {"text": UNTRAINED}}
+    return ([] if verdict.is_trained else [untrained]) + [
+        {
+            "level": "note",
+            "message": {"text": f"not enough data: {lack.reason}"},
+            "associatedRule": {"id": lack.rule, "index": places[lack.rule]},
+        }
+        for lack in verdict.lacking
+    ]
 
 
 def _rule(rule: Rule) -> dict[str, Any]:

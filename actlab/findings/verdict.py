@@ -114,9 +114,9 @@ def judge(facts: Facts, limits: Mapping[str, Limits]) -> Verdict:
         else:
             found += merge([_finding(facts, rule, sign) for sign in signs], facts)
     unasked = {lack.rule for lack in lacking}
-    return Verdict(
-        group(found, facts), lacking, [name for name in RULES if name not in unasked], facts.run.path
-    )
+    checked = [name for name in RULES if name not in unasked]
+    is_trained = "train" in facts.rows
+    return Verdict(group(found, facts), lacking, checked, facts.run.path, is_trained=is_trained)
 
 
 def _finding(facts: Facts, rule: Rule, sign: Sign) -> Finding:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import distributed, nn
 
+import actlab
+from actlab.errors import StoreError
 from actlab.integrations.targets import find_labels
 from actlab.recording.guard import Guard
 from actlab.recording.recorder import Recorder
@@ -26,6 +28,8 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]")
 class EventRecorder(Recorder):
     """A recorder whose batches begin and end with two calls. Takes the arguments of `Recorder`."""
 
+    _unused = "no batch was recorded"
+
     @property
     def train_steps(self) -> int:
         """Training batches of the run so far: what `resume_step` takes."""
@@ -35,6 +39,11 @@ class EventRecorder(Recorder):
     def last_epoch(self) -> int:
         """Epoch of the latest training batch of the run; -1 before any."""
         return max(self._progress.places["train"][0], _UNTRAINED)
+
+    @property
+    def has_row(self) -> bool:
+        """Whether the row of the latest batch can still be logged to: `flush` seals it."""
+        return self._session.batch is not None
 
     def begin(self, split: str, epoch: int, labels: object) -> None:
         """Open a batch; one that is open is dropped, since whatever it was for did not complete."""
@@ -55,6 +64,12 @@ class EventRecorder(Recorder):
         """Forget the open batch, if there is one."""
         if self._is_open:
             self._discard()
+
+
+class _Continued(EventRecorder):
+    """One that adds to what the same loop has recorded before."""
+
+    _same_attempt = True
 
 
 class Tracker(Protocol):
@@ -117,8 +132,19 @@ class Loop:
         self._epoch = _UNTRAINED  # the latest one of training
         self._shift = 0  # what is added to the framework's number of it
 
-    def start(self, model: nn.Module) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the recorder to the original: a copy begins anew."""
+        return vars(self) | {"recorder": None}
+
+    def start(self, model: nn.Module | Mapping[str, nn.Module], **defaults: Any) -> None:
         """Begin to record, or go on; nothing if that is done already.
+
+        Parameters
+        ----------
+        model : torch.nn.Module or dict of str to torch.nn.Module
+            The model, or several by name.
+        **defaults
+            Keywords of `actlab.Recorder` that the user has not given.
 
         Raises
         ------
@@ -129,20 +155,21 @@ class Loop:
             return
         if not self._has_path and distributed.is_available() and distributed.is_initialized():
             raise ValueError("several processes would each record elsewhere: give path")
-        options = dict(self._options)
+        options = defaults | self._options
         if self._resume_step is not None:
             options |= {"overwrite": False, "resume_step": self._resume_step}
         if self._is_begun:
             with self.guard("recorder"):
-                self.recorder = EventRecorder(model, self.path, **options)
+                kind = EventRecorder if self._is_loaded else _Continued
+                self.recorder = kind(model, self.path, **options)
         else:
             self.recorder, self._is_begun = EventRecorder(model, self.path, **options), True
         if self.recorder is not None:
             self._epoch = self.recorder.last_epoch
 
-    def start_fit(self, model: nn.Module) -> None:
+    def start_fit(self, model: nn.Module | Mapping[str, nn.Module], **defaults: Any) -> None:
         """Begin to record a training: as `start`, and the framework may number its epochs anew."""
-        self.start(model)
+        self.start(model, **defaults)
         self._is_anew, self._is_loaded = not self._is_loaded, False
 
     def begin(self, split: str, batch: Any, epoch: int | None = None) -> None:
@@ -178,8 +205,11 @@ class Loop:
             self.recorder.drop()
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Log those of some values that are numbers, in the row of the latest batch; "/" becomes "_"."""
-        if self.recorder is None:
+        """Log those of some values that are numbers, in the row of the latest batch; "/" becomes "_".
+
+        Nothing where a checkpoint has sealed that row.
+        """
+        if self.recorder is None or not self.recorder.has_row:
             return
         for name, value in values.items():
             if _is_number(value):
@@ -224,6 +254,31 @@ class Loop:
         if self.path == state["path"]:
             self._resume_step, self._shift = state["train_steps"], state["shift"]
             self._is_loaded = True
+
+    def go_back_to(self, epoch: int) -> None:
+        """Go on at the begin of an epoch, from the next start on, if there is a run that has those before it.
+
+        For checkpoints that keep nothing of a callback: all that they tell is the epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            The framework's number of the epoch that comes first.
+        """
+        state = self.state()
+        if self._shift:  # the run counts otherwise
+            return
+        try:
+            run = actlab.open_run(self.path)
+        except StoreError:  # there is none
+            return
+        steps = run.attributes["steps"].get("train", 0)
+        if "train" in run.splits:
+            rows = run["train"]
+            again = (rows["epoch"].values >= epoch).nonzero()[0]
+            if again.size:
+                steps = int(rows["step"].values[again[0]] - rows["batch"].values[again[0]])
+        self.load(state | {"train_steps": steps})
 
     def _place(self, epoch: int) -> int:
         """Return the number in the run of an epoch of the framework."""

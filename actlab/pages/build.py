@@ -24,7 +24,7 @@ from actlab.charts.look import view
 from actlab.charts.paged import columns_with_slots
 from actlab.charts.twin_peaks_chart import TwinPeaksOptions
 from actlab.charts.wall_chart import WallOptions
-from actlab.errors import RecipeError, SelectionError, StoreError, nearest_number
+from actlab.errors import RecipeError, SelectionError, StoreError, nearest_number, with_nearest
 from actlab.findings.finding import Verdict
 from actlab.findings.verdict import check, read_limits
 from actlab.pages import (
@@ -60,6 +60,7 @@ _SLACK = 1_000  # bytes: the numbers beside the counts change, too
 _DRAWN_WITH = ("bokeh", "holoviews", "datashader", "numpy", "xarray")
 
 
+@with_nearest
 def report(  # noqa: PLR0913 - the options of the page by name, as on the command line
     run: Run | str | Path,
     path: str | Path,

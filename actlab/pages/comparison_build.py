@@ -18,7 +18,7 @@ from actlab.axis import LinearAxis
 from actlab.charts import comparison_chart, twin_peaks_chart
 from actlab.charts.comparison_chart import ComparisonOptions
 from actlab.comparison import open_runs
-from actlab.errors import RecipeError, SelectionError, StoreError, nearest
+from actlab.errors import RecipeError, SelectionError, StoreError, nearest, with_nearest
 from actlab.findings.finding import Verdict
 from actlab.findings.verdict import check, read_limits
 from actlab.pages import comparison_detail, comparison_sections, comparison_verdict
@@ -43,6 +43,7 @@ _LEAST_ROOM: Final = 0.05  # of what pictures and curves would need; with less n
 _TRIES: Final = 6
 
 
+@with_nearest
 def compare_report(  # noqa: PLR0913 - the options of the page by name, as on the command line
     runs: Mapping[str, Run | str | Path] | Sequence[Run | str | Path],
     path: str | Path,

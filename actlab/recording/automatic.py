@@ -7,16 +7,22 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, NoReturn
 
+import torch
 from torch import nn
 
 from actlab.errors import ActlabError, SelectionError, nearest
-from actlab.recording.hooks import Seen
+from actlab.recording.hooks import Seen, is_of_graph
 from actlab.recording.options import as_epoch
 from actlab.recording.outputs import in_backward
 from actlab.recording.recorder import Recorder
 from actlab.schema import SPLITS
 
 __all__ = ["AutomaticRecorder", "record"]
+
+_UNTRAINED = "no forward was in training mode, so none is recorded as train: call model.train() to train"
+_NO_EVAL = (
+    "forwards without gradients, but in training mode, are recorded as train: call model.eval() to validate"
+)
 
 
 class AutomaticRecorder(Recorder):
@@ -29,6 +35,7 @@ class AutomaticRecorder(Recorder):
     """
 
     _epochs = "inferred"
+    _unused = "the model was not called while it was recorded: is it the one that is trained?"
 
     def __init__(self, model: nn.Module, path: str | PathLike[str], **options: Any) -> None:
         if isinstance(model, Mapping):
@@ -44,6 +51,7 @@ class AutomaticRecorder(Recorder):
         self._next_labels: object = None
         self._given_split: str | None = None
         self._split_mode: bool | None = None  # model.training at the forwards since `split` spoke
+        self._splits_are_given = self._had_gradients = False
 
     def batch(self, *_: object, **__: object) -> NoReturn:
         """Refuse: an automatic recorder finds the batches itself.
@@ -93,8 +101,9 @@ class AutomaticRecorder(Recorder):
             if name not in SPLITS:
                 raise SelectionError(f"unknown split {name!r}; {nearest(str(name), SPLITS)}")
             self._given_split, self._split_mode = name, None
+            self._splits_are_given = True
 
-    def _before(self, _: Seen) -> None:
+    def _before(self, seen: Seen) -> None:
         """Open a batch for this forward, dropping that of a forward that raised."""
         if self._pauses or in_backward():
             return
@@ -103,7 +112,9 @@ class AutomaticRecorder(Recorder):
         labels, self._next_labels = self._next_labels, None
         with self._guard("forward"):
             self._begin(*self._place(), labels)
+            self._session.remark = None  # it was called, even if this forward raises
         self._session.lost += not self._is_open
+        self._heed_gradients(seen)
         self._end_if_failed()
 
     def _after(self, _: Seen) -> None:
@@ -112,6 +123,17 @@ class AutomaticRecorder(Recorder):
         if self._is_open and batch is not None and not self._pauses and not in_backward():
             self._epoch, self._was_training = batch.epoch, batch.split == "train"
             self._finish()
+            if not self._splits_are_given and not self._progress.steps["train"]:
+                self._session.remark = _UNTRAINED
+
+    def _heed_gradients(self, seen: Seen) -> None:
+        """Warn where gradients end while the training mode goes on: that may be a validation."""
+        if not self._model.training or self._given_split is not None or is_of_graph(seen):
+            return
+        if torch.is_grad_enabled():
+            self._had_gradients = True
+        elif self._had_gradients:
+            self._guard.warn("eval", _NO_EVAL)
 
     def _place(self) -> tuple[str, int]:
         """Return the split and epoch of the forward that begins."""

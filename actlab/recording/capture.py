@@ -20,7 +20,7 @@ from actlab.recording.hooks import CompileGuards, Hook, Seen
 from actlab.recording.large_head import HeadBlock
 from actlab.recording.outputs import Part, in_backward, parts
 from actlab.recording.samples import Samples
-from actlab.recording.sites import Selection, Site
+from actlab.recording.sites import Selection, Site, find_sites
 from actlab.recording.tally import PendingTotals, Tallies
 from actlab.store.side import ChannelStats, RawSamples
 
@@ -95,12 +95,17 @@ class Capture:
         self._search: list[RemovableHandle] = []
         self._around: list[_Add] = []
 
+    @property
+    def is_called(self) -> bool:
+        """Whether a model, or a chosen layer, was ever called in a batch."""
+        return self._latest is not None
+
     def attach(self) -> None:
         """Put hooks on the models, their chosen layers, and every leaf while the head is searched for."""
         self._guards.hold()
         for key, model in self._plan.models.items():
             sites = self._plan.sites[key]
-            start = Hook(partial(self._on_start, sites[0]), on_input=True)
+            start = Hook(partial(self._on_start, model, sites[0]), on_input=True)
             self._hooks.append(model.register_forward_pre_hook(start, with_kwargs=True))
             for site in sites:
                 self._attach_site(site)
@@ -151,7 +156,7 @@ class Capture:
 
     def look_for_replaced(self) -> None:
         """Note the chosen modules that are no part of their model any more: they are not called again."""
-        present = {module for model in self._plan.models.values() for module in model.modules()}
+        present = {site.module for model in self._plan.models.values() for site in find_sites(model)}
         for site in self._plan.selection.sites:
             if site.module is not None and site.module not in present:
                 self.skipped.setdefault(site.name, "the module was replaced after the recorder was made")
@@ -218,16 +223,16 @@ class Capture:
             handle = site.module.register_forward_hook(Hook(partial(self._on_output, site)))
             (self._hooks if is_chosen else self._search).append(handle)
 
-    def _on_start(self, source: Site, seen: Seen) -> None:
-        """Count the model's first floating-point argument."""
-        if self._is_idle():
+    def _on_start(self, model: nn.Module, source: Site, seen: Seen) -> None:
+        """Count the model's first floating-point argument that is no single number, such as a temperature."""
+        if self._is_idle() or _is_redirected(model):
             return
         self._calls.clear()
         self._latest = source
         if source in self._chosen:
             with self._lock, self._guard(f"layer {source.name!r}"):
                 for _, tensor in seen():
-                    found = [part for part in parts("", tensor) if part.values is not None]
+                    found = [part for part in parts("", tensor) if part.values is not None and tensor.dim()]
                     for part in found:
                         self._count(source, 1, part)
                     if found:
@@ -292,6 +297,11 @@ class Capture:
             key = (site, call, part.suffix)
             keepers.samples.add(key, part.values)
             keepers.channels.add(key, part.values)
+
+
+def _is_redirected(model: nn.Module) -> bool:
+    """Say whether Lightning calls a step by way of `forward`, as under DDP: what comes in is a batch."""
+    return "_ForwardRedirection" in getattr(vars(model).get("forward"), "__qualname__", "")
 
 
 def _is_captured(values: torch.Tensor) -> bool:

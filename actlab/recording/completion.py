@@ -48,6 +48,9 @@ class Completion:
         labels, batch.labels = batch.labels, None
         if batch.totals is None:
             return
+        if not capture.is_called:
+            told = "the recorded model was not called inside the batch: is it the one that is trained?"
+            guard.warn("never called", told)
         with guard("raw outputs", "this batch has its counts only"):
             self._take_head(batch, labels)
         with guard("targets", "the run does not say what its labels are"):

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from actlab.recording.outputs import members
 
-__all__ = ["CompileGuards", "Hook", "Seen", "Transient"]
+__all__ = ["CompileGuards", "Hook", "Seen", "Transient", "is_of_graph"]
 
 Seen: TypeAlias = Callable[[], Sequence[tuple[str, torch.Tensor]]]
 """Opens what a hook was shown: the tensors in it, each with its suffix, see `members`.
@@ -78,6 +78,11 @@ class Hook(Transient):
             # Neither subclasses nor the user's modes shall see what is read here.
             with torch._C.DisableTorchFunction(), _outside_transforms(), _outside_modes():
                 self.receive(partial(members, seen if self._on_input else seen[-1]))
+
+
+def is_of_graph(seen: Seen) -> bool:
+    """Say whether something was seen in a compiled graph, which runs without gradients whatever is set."""
+    return not isinstance(seen, partial)
 
 
 def _in_transform() -> bool:

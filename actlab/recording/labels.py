@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from actlab.recording.delivery import Deferred
 
-__all__ = ["NO_LABEL", "as_labels", "as_samples", "as_tensor", "as_whole", "is_hot", "targets_of"]
+__all__ = [
+    "NO_LABEL",
+    "as_labels",
+    "as_samples",
+    "as_tensor",
+    "as_whole",
+    "is_hot",
+    "say_if_beyond",
+    "targets_of",
+]
 
 NO_LABEL = -100
 _NEARLY = 1e-2  # half precision
@@ -90,6 +99,16 @@ def as_labels(labels: torch.Tensor, shape: tuple[int, int], unit_dim: int) -> ND
     if is_hot(values.shape, *shape, unit_dim):
         return as_samples(values, unit_dim).numpy()
     return values.reshape(-1).numpy()
+
+
+def say_if_beyond(highest: int, units: int) -> str | None:
+    """Say what is wrong with class indices of which the highest is this one; None where all fit the units."""
+    if units == 1 or highest < units:  # one unit may predict any number
+        return None
+    return (
+        f"labels up to {highest} do not fit a head of {units} units: expected class indices from 0 to "
+        f"{units - 1}, or -100 for none; samples with any other are taken for unlabelled"
+    )
 
 
 def targets_of(labels: torch.Tensor, shape: Sequence[int], unit_dim: int) -> Deferred[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from actlab.axis import FloatAxis
 from actlab.recording.delivery import Deferred
-from actlab.recording.labels import NO_LABEL, as_samples, is_hot
+from actlab.recording.labels import NO_LABEL, as_samples, is_hot, say_if_beyond
 from actlab.schema import MOST_LABELS, MOST_UNITS
 from actlab.store.side import HeadCounts, LabelMoments
 
@@ -26,11 +26,15 @@ _NO, _YES, _UNLABELLED = range(3)  # the order of schema.TRUTHS
 
 @dataclass(frozen=True)
 class HeadBlock:
-    """What is kept of the head in one batch: raw outputs [sample, unit], or counts of a large head."""
+    """What is kept of the head in one batch: raw outputs [sample, unit], or counts of a large head.
+
+    `remark` is what there is to be said of the labels that were counted.
+    """
 
     raw: NDArray[np.float32] | None = None
     counts: HeadCounts | None = None
     moments: LabelMoments | None = None
+    remark: str | None = None
 
 
 class LargeHead:
@@ -52,6 +56,7 @@ class LargeHead:
         self._seen = self._given = 0  # samples of this batch, and labels
         self._counts: torch.Tensor | None = None
         self._sums: torch.Tensor | None = None
+        self._highest: torch.Tensor | None = None  # of the labels, one class a sample
 
     def add(self, output: torch.Tensor, given: torch.Tensor | None) -> None:
         """Count one output of the head; `given` are the labels of the whole batch, or None.
@@ -73,6 +78,9 @@ class LargeHead:
             labels = None if given is None else self._labels_of(output, given)
         except ValueError as error:
             self._problem = error
+        if labels is not None and labels.dim() == 1 and labels.numel():
+            highest = labels.amax()
+            self._highest = highest if self._highest is None else torch.maximum(self._highest, highest)
         for part, known in _pieces(output, labels, self._unit_dim):
             truth = _truth(part, known, self._unit_dim)
             if units <= MOST_UNITS:
@@ -83,19 +91,20 @@ class LargeHead:
 
     def take(self) -> Deferred[HeadBlock] | None:
         """Return what was counted in the batch, and start again from zero."""
-        counts, sums, n_buckets = self._counts, self._sums, self._axis.n_buckets
+        counts, sums, highest = self._counts, self._sums, self._highest
+        n_buckets = self._axis.n_buckets
         if counts is not None and self._given > self._seen and self._problem is None:
             self._problem = ValueError(f"{self._given} labels do not fit a head of {self._seen} samples")
         if counts is not None and self._problem is not None:
             # Which label belongs to which sample is not known: nothing is YES or NO.
-            total, sums = counts.reshape(-1, 3, n_buckets).sum(1), None
+            total, sums, highest = counts.reshape(-1, 3, n_buckets).sum(1), None, None
             counts = torch.stack([torch.zeros_like(total), torch.zeros_like(total), total], 1).reshape(-1)
-        self._counts = self._sums = None
+        self._counts = self._sums = self._highest = None
         self._seen = self._given = 0
         if counts is None:
             return None
-        tensors = [counts] if sums is None else [counts, sums]
-        return Deferred(tensors, partial(_block, n_buckets, self._units > MOST_UNITS))
+        tensors = [counts, *(each for each in (sums, highest) if each is not None)]
+        return Deferred(tensors, partial(_block, n_buckets, self._units))
 
     def check_labels(self) -> None:
         """Raise what was wrong with the labels of the batch."""
@@ -105,7 +114,7 @@ class LargeHead:
 
     def clear(self) -> None:
         """Forget the batch."""
-        self._counts = self._sums = self._problem = None
+        self._counts = self._sums = self._highest = self._problem = None
         self._seen = self._given = 0
 
     def _labels_of(self, output: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
@@ -200,19 +209,23 @@ def _truth(output: torch.Tensor, labels: torch.Tensor | None, unit_dim: int) -> 
     return torch.where((each < 0) | (each >= units), _UNLABELLED, truth)
 
 
-def _block(n_buckets: int, pooled: bool, tensors: list[torch.Tensor]) -> HeadBlock:
+def _block(n_buckets: int, units: int, tensors: list[torch.Tensor]) -> HeadBlock:
     """Give counts and moments the form of the store."""
     table = tensors[0].numpy().view(np.uint64).reshape(-1, 3, n_buckets)
     if table.max(initial=0) <= np.iinfo(np.uint32).max:
         table = table.astype(np.uint32)  # half the memory, for as long as it waits for the disk
-    counts = HeadCounts(table, pooled=pooled)
+    counts = HeadCounts(table, pooled=units > MOST_UNITS)
     if len(tensors) == 1:
         return HeadBlock(counts=counts)
     n, finite, total, squares = tensors[1].numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / finite
         std = np.sqrt(np.maximum(squares / finite - mean * mean, 0))
-    return HeadBlock(counts=counts, moments=LabelMoments(n.astype(np.uint64), mean, std))
+    return HeadBlock(
+        counts=counts,
+        moments=LabelMoments(n.astype(np.uint64), mean, std),
+        remark=say_if_beyond(int(tensors[2]), units) if len(tensors) > 2 else None,
+    )
 
 
 def _numba_kernel() -> Any:

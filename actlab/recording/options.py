@@ -77,6 +77,7 @@ class Storage:
     fsync: bool | Literal["auto"]
     on_full: Literal["drop", "block"]
     on_error: Literal["warn", "raise", "stop"]
+    same_attempt: bool = False  # not of `Recorder`: a run is gone on with by who has just closed it
 
     def __post_init__(self) -> None:
         """Check the arguments."""

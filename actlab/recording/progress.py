@@ -98,6 +98,8 @@ class Progress:
         self.marks = [mark for mark in sound if mark["train_step"] <= start]
         if here := [mark for mark in self.marks if mark["train_step"] == start]:
             self._go_on(here[0], here[-1])
+            if resumed.is_same_attempt:
+                self._again.clear()
             self.marks[-1] = here[-1] | {"went_on": False}
 
     def _go_on(self, first: dict[str, Any], latest: dict[str, Any]) -> None:

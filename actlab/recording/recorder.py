@@ -114,6 +114,8 @@ class Recorder:
     """
 
     _epochs = "given"
+    _same_attempt = False
+    _unused = "no batch was recorded: only what happens inside recorder.batch(...) is"
 
     def __init__(  # noqa: PLR0913 - the public signature; all but two are keywords
         self,
@@ -139,7 +141,8 @@ class Recorder:
         fsync: bool | Literal["auto"] = "auto",
         on_full: Literal["drop", "block"] = "drop",
     ) -> None:
-        storage = Storage(overwrite, resume, resume_step, flush_every, fsync, on_full, on_error)
+        told = (overwrite, resume, resume_step, flush_every, fsync, on_full, on_error)
+        storage = Storage(*told, same_attempt=self._same_attempt)
         heads = [] if head is None else [head] if isinstance(head, str) else list(head)
         self._schedule = Schedule(every)
         plan = make_plan(model, layers, kinds, heads, calls, functional=functional)
@@ -165,6 +168,7 @@ class Recorder:
             capture.detach()
             raise
         self._session = Session(capture, writer, self._guard)
+        self._session.remark = self._unused
         self._progress = self._session.progress
         self._completion = Completion(self._session, keepers.head)
         if writer.resumed is not None:
@@ -302,6 +306,8 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None and not self._session.is_used:
+            self._session.remark = None  # the error says why
         self.close()
 
     def _leave(self) -> None:
@@ -377,6 +383,7 @@ class Recorder:
         self._session.capture.end()
         if batch is None:
             return
+        self._session.remark = None
         self._progress.complete(batch.split, batch.epoch, batch.number)
         if batch.is_recorded:
             batch.time = time.time()

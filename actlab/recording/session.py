@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from actlab.recording.capture import Capture
 from actlab.recording.delivery import Delivery
 from actlab.recording.guard import Guard
-from actlab.recording.labels import as_labels
+from actlab.recording.labels import NO_LABEL, as_labels, say_if_beyond
 from actlab.recording.large_head import HeadBlock
 from actlab.recording.progress import Progress
 from actlab.recording.tally import PendingTotals
@@ -78,6 +78,10 @@ class Batch:
                 units = block.raw.shape[1]
                 label = as_labels(self.label.result(), (len(block.raw), units), self.unit_dim)
                 self.kind = "float" if label is None else None
+                if label is not None and label.ndim == 1:
+                    block = replace(block, remark=say_if_beyond(int(label.max(initial=NO_LABEL)), units))
+            if block.remark is not None:
+                guard.warn("labels", block.remark)
         with guard("targets", "the run does not say what its labels are"):
             self.kind = self.targets.result() if self.targets is not None else self.kind
         with guard("channels", "this batch has none"):
@@ -161,6 +165,8 @@ class Session:
         Batches that should have been recorded, and are not.
     is_used : bool
         Whether there was a batch at all.
+    remark : str or None
+        What is to be said if the recording ends now.
     progress : Progress
         How many batches there were.
     """
@@ -169,6 +175,7 @@ class Session:
         self.batch: Batch | None = None
         self.lost = 0
         self.is_used = False
+        self.remark: str | None = None
         self.progress = Progress()
         self.capture = capture
         self.writer = writer
@@ -232,6 +239,8 @@ class Session:
         if self.lost:
             lost = "1 batch was" if self.lost == 1 else f"{self.lost} batches were"
             self.guard.warn("lost", f"{lost} not recorded")
+        if self.remark is not None and (self.is_used or not self.lost):
+            self.guard.warn("unused", self.remark)
 
     def _mark(self) -> None:
         """Tell the run where it stands, so that it can go on from here."""

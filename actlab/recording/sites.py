@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain, count
+from typing import Any
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
@@ -90,7 +92,7 @@ def find_sites(model: nn.Module, prefix: str = "") -> list[Site]:
         )
         children = [
             (name if key == wrapped else f"{name}.{key}" if name else key, child)
-            for key, child in module.named_children()
+            for key, child in (_keras_layers(module) if _is_keras(module) else module.named_children())
             if not (key == "parametrizations" and is_parametrized(module)) and key != "_packed_params"
         ]
         if wrapped is None:
@@ -103,6 +105,25 @@ def find_sites(model: nn.Module, prefix: str = "") -> list[Site]:
     source = f"{prefix}.{INPUT}" if prefix else INPUT
     taken = any(site.name == source for site in sites)
     return [Site(f"({source})" if taken else source, None), *sites]
+
+
+def _is_keras(module: nn.Module, kind: str = "Layer") -> bool:
+    """Say whether a module is a layer of Keras, of some kind."""
+    bases = type(module).__mro__
+    return any(base.__name__ == kind and base.__module__.startswith("keras.") for base in bases)
+
+
+def _keras_layers(layer: Any) -> list[tuple[str, nn.Module]]:
+    """List the layers within one of Keras by their names, which torch knows not, and modules of torch."""
+    if _is_keras(layer, "RNN"):  # its cell is called step by step
+        return []
+    found: dict[str, nn.Module] = {}
+    for each in layer._layers:
+        if not _is_keras(each, "InputLayer"):
+            others = (f"{each.name}_{n}" for n in count(1))  # a subclassed model may give a name twice
+            found[next(name for name in chain([each.name], others) if name not in found)] = each
+    own = [(key, child) for key, child in layer.named_children() if key != "_torch_params"]
+    return [*found.items(), *((key, child) for key, child in own if not _is_keras(child))]
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def _open_run(
         "overwrite": storage.overwrite,
         "resume": storage.resume,
         "resume_step": storage.resume_step,
+        "same_attempt": storage.same_attempt,
         "flush_every": storage.flush_every,
         "fsync": storage.fsync,
         "on_full": storage.on_full,

@@ -101,7 +101,12 @@ def begin(axis: FloatAxis) -> Beginning:
 
 
 def go_on(
-    directory: Directory, axis: FloatAxis, attributes: Mapping[str, Any], step: int | None = None
+    directory: Directory,
+    axis: FloatAxis,
+    attributes: Mapping[str, Any],
+    step: int | None = None,
+    *,
+    same_attempt: bool = False,
 ) -> Beginning:
     """Return a run as its last commit left it, with one more attempt; a new one where there is none.
 
@@ -115,6 +120,8 @@ def go_on(
         What the recorder says of the run: its `ranks` must be those of the run.
     step : int, optional
         The `train_step` to go on from; by default the number of training batches of the last commit.
+    same_attempt : bool
+        Add to the last attempt instead, if that is where it ended.
 
     Raises
     ------
@@ -135,7 +142,7 @@ def go_on(
         record = check_record(data)
         _check(record.attributes, axis, attributes)
         _check_newest(record.attributes["rows"], directory.read)
-        return _load(record, axis, step, directory.read)
+        return _load(record, axis, step, directory.read, same_attempt=same_attempt)
     except StoreError as error:
         raise StoreError(f"{directory.path}: {error}") from error
 
@@ -175,15 +182,15 @@ def _recorded_by(attributes: Mapping[str, Any]) -> str:
     return f"rank {ranks['rank']} of {ranks['world_size']}" if is_rank else "one process"
 
 
-def _load(record: Record, axis: FloatAxis, step: int | None, read: Read) -> Beginning:
-    """Return the beginning of another attempt."""
+def _load(record: Record, axis: FloatAxis, step: int | None, read: Read, *, same_attempt: bool) -> Beginning:
+    """Return the beginning of another attempt, or of more of the last one."""
     said, nodes = record.attributes, record.nodes
     layers = layers_from_attributes(said)
     columns = {
         split: {name: read_column(f"{split}/{name}", nodes[f"{split}/{name}"], read) for name in _COLUMNS}
         for split in said["rows"]
     }
-    plan = plan_attempt(said, columns, layers, step)
+    plan = plan_attempt(said, columns, layers, step, same_attempt=same_attempt)
     forms = {split: _side_forms(split, nodes, read) for split in columns}
     new = begin(axis)
     identity = {key: said.get(key, value) for key, value in new.identity.items()}

@@ -36,6 +36,8 @@ class Resumed:
         The layers so far; rows are brought onto them by name.
     head : str or None
         The head, if it is known.
+    is_same_attempt : bool
+        Whether nothing is repeated: the rows to come follow those before, of one training.
     """
 
     attempt: int
@@ -45,6 +47,7 @@ class Resumed:
     last_epoch: int | None
     layers: tuple[LayerInfo, ...]
     head: str | None
+    is_same_attempt: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,10 @@ def plan_attempt(
     columns: Mapping[str, Columns],
     layers: tuple[LayerInfo, ...],
     start: int | None = None,
+    *,
+    same_attempt: bool = False,
 ) -> Plan:
-    """Plan another attempt at a run.
+    """Plan another attempt at a run, or how the last one goes on.
 
     A last attempt without rows or batches is taken back: it has replaced nothing, so tries that failed leave
     no trace.
@@ -94,6 +99,8 @@ def plan_attempt(
     start : int, optional
         The `train_step` it begins at; by default the number of training batches of the last commit, which
         are those of an attempt that is taken back, too.
+    same_attempt : bool
+        Add to the last attempt, where its rows end; begin another one where `start` is elsewhere.
 
     Raises
     ------
@@ -111,7 +118,8 @@ def plan_attempt(
         counted[split] = max(counted.get(split, 0), _last_step(each, alive[split]) + 1)
     default = listed[-1] if is_idle else counted["train"]
     start = default if start is None else int(start)
-    attempts = [*before, start]
+    is_same = same_attempt and bool(before) and start == counted["train"]
+    attempts = before if is_same else [*before, start]
     live = {split: _live(split, each, attempts) for split, each in columns.items()}
     steps = counted | {"train": start}
     for split in columns.keys() - {"train"}:
@@ -134,6 +142,7 @@ def plan_attempt(
         last_epoch=None if last_split is None else last[last_split]["epoch"],
         layers=layers,
         head=attributes.get("head"),
+        is_same_attempt=is_same,
     )
     gaps = _gaps(attributes.get("gaps", {}), steps, counted["train"])
     floors = {

@@ -54,6 +54,8 @@ class RunWriter:
     resume_step : int, optional
         The `train_step` to go on from, which implies `resume`; what was recorded from there on is kept,
         but dead. By default the number of training batches of the last commit.
+    same_attempt : bool
+        A run that is gone on with where it ended is one training: nothing of it is evaluated again.
     flush_every : float
         Seconds between two commits.
     queue_bytes : int
@@ -92,6 +94,7 @@ class RunWriter:
         overwrite: bool = False,
         resume: bool = False,
         resume_step: int | None = None,
+        same_attempt: bool = False,
         flush_every: float = 1.0,
         queue_bytes: int = 256 << 20,
         fsync: bool | Literal["auto"] = "auto",
@@ -110,7 +113,9 @@ class RunWriter:
         self._waits = on_full == "block"
         directory = open_directory(path, mode, fsync)
         with letting_go(directory):
-            beginning = go_on(directory, axis, given, resume_step) if mode == "resume" else begin(axis)
+            beginning = begin(axis)
+            if mode == "resume":
+                beginning = go_on(directory, axis, given, resume_step, same_attempt=same_attempt)
         self.path = directory.path
         self.resumed: Resumed | None = beginning.resumed
         self.attributes = given | beginning.attributes

@@ -9,7 +9,7 @@ import pytest
 
 from actlab.cli import main
 from actlab.findings.catalogue import RULES
-from actlab.findings.finding import ICONS
+from actlab.findings.finding import ICONS, UNTRAINED
 from actlab.findings.verdict import check, read_limits
 from actlab.recipe import load_recipe
 from actlab.store.writer import RunWriter
@@ -93,13 +93,43 @@ def test_every_rule_is_explained_with_thresholds_that_a_recipe_takes(check_cli, 
     assert read_limits(load_recipe(recipe).limits)[name] == RULES[name].limits()
 
 
+@pytest.mark.parametrize("wrong", [None, "dead_rely"])
+def test_without_a_rule_that_there_is_all_are_listed(check_cli, wrong):
+    code, out, err = check_cli("--explain", *([] if wrong is None else [wrong]))
+    assert (code, err) == (
+        (0, "") if wrong is None else (2, "actlab: no rule 'dead_rely': did you mean 'dead_relu'?\n")
+    )
+    _, *lines = out.splitlines()
+    assert [line.split()[:2] for line in lines] == [[rule.id, rule.level] for rule in RULES.values()]
+    assert all(rule.name in line for rule, line in zip(RULES.values(), lines, strict=True))
+
+
+def test_a_run_without_training_is_not_called_healthy(check_cli, record_run):
+    values = np.random.default_rng(5).normal(size=(12, 16, 2))
+    path = record_run({"valid": [(0, {"fc": each}, None) for each in values]}, ["fc"], raw=False).path
+    code, out, _ = check_cli(path)
+    assert (code, "healthy" in out) == (0, False)
+    assert f"{path}: no training batch, not enough data" in out
+    assert UNTRAINED in flat(out)
+    _, out, _ = check_cli(path, "--json")
+    said = json.loads(out)
+    assert (said["healthy"], said["trained"]) == (False, False)
+    assert said["summary"].startswith("no training batch")
+    _, out, _ = check_cli(path, "--sarif")
+    (told,) = [
+        each
+        for each in json.loads(out)["runs"][0]["invocations"][0]["toolExecutionNotifications"]
+        if "associatedRule" not in each
+    ]
+    assert told == {"level": "warning", "message": {"text": UNTRAINED}}
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
             ([], "name a run, or a rule to --explain"),
             (["nowhere.zarr"], "nowhere.zarr: no such run"),
-            (["--explain", "dead_rely"], "no rule 'dead_rely': did you mean 'dead_relu'?"),
             (["a.zarr", "--sarif", "--json"], "--sarif goes with neither --json nor --follow"),
             (["a.zarr", "--sarif", "--follow"], "--sarif goes with neither --json nor --follow"),
         ],

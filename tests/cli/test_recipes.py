@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from actlab.cli import main
-from actlab.experiments import shipped
+from actlab.experiments import Experiment, shipped
 
 
 @pytest.fixture
@@ -76,7 +76,8 @@ def test_a_newcomer_follows_what_new_says(recipe_cli, script):
         (["run", "mnist"], "no recipe 'mnist': did you mean 'mnist_3_vs_7'?"),
         (["draw", "mnist_3_vs_7"], "runs/mnist_3_vs_7.zarr: no such run"),
         (["draw", "mnist_3_vs_7", "clos"], "no variant 'clos' in"),
-        (["new", "gone.py"], "gone.py: expected a training script, a file that ends in .py"),
+        (["new", "gone.py"], "gone.py: no such file"),
+        (["new", "."], ".: expected a training script, a file that ends in .py"),
     ],
 )
 def test_bad_input_is_one_line(recipe_cli, tmp_path, monkeypatch, arguments, said):
@@ -85,6 +86,52 @@ def test_bad_input_is_one_line(recipe_cli, tmp_path, monkeypatch, arguments, sai
     assert (code, out) == (2, "")
     assert err.startswith(f"actlab: {said}")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["run", "draw"])
+def test_a_script_without_a_recipe_is_told_how_to_get_one(recipe_cli, script, verb):
+    code, out, err = recipe_cli(verb, script)
+    assert (code, out) == (2, "")
+    assert err == "actlab: mine.report.toml: no such file; run `actlab recipe new mine.py` first\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "may_replace"),
+    [
+        ('actlab.record(model, "runs/mine.zarr", overwrite=True)', True),
+        ('actlab.Recorder(model, "runs/mine.zarr")', False),
+    ],
+)
+def test_new_tells_no_lines_to_a_script_that_has_them(recipe_cli, script, call, may_replace):
+    script.write_text(f"import actlab\n{script.read_text()}with {call}: pass\n")
+    code, out, _ = recipe_cli("new", script)
+    assert (code, "around the training" in out) == (0, False)
+    assert "mine.py records already. Its run is looked for at runs/mine.zarr" in out
+    assert ("needs overwrite=True" in out) != may_replace
+    assert out.endswith("Then: actlab recipe run mine.py\n")
+
+
+def test_a_script_that_replaces_no_run_is_refused_before_it_trains(recipe_cli, script):
+    Path("mine.report.toml").write_text('title = "mine"\n')
+    call = 'actlab.record(model, "runs/mine.zarr")'
+    text = f"import actlab\nopen('trained', 'a').write('x')\n{script.read_text()}"
+    script.write_text(text.replace("for _", f"with {call}:\n    for _"))
+    assert recipe_cli("run", script)[0] == 0
+    code, out, err = recipe_cli("run", script, "--overwrite")
+    assert (code, out) == (2, "")
+    assert err == (
+        "actlab: runs/mine.zarr exists already, and mine.py does not replace it: give its recorder "
+        "overwrite=True\n"
+    )
+    assert Path("trained").read_text() == "x"
+
+
+def test_an_empty_column_leaves_its_room_to_the_others(recipe_cli, monkeypatch):
+    monkeypatch.setattr(Experiment, "lacking", lambda _: [])
+    assert "still to install" not in recipe_cli("list")[1]
+    monkeypatch.setattr(Experiment, "lacking", lambda self: ["nltk"] if self.name == "sentiment" else [])
+    out = recipe_cli("list")[1]
+    assert ("still to install" in out, out.count("nltk")) == (True, 1)
 
 
 def test_an_unknown_option_is_refused_by_the_training(recipe_cli, script):

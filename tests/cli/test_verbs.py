@@ -159,6 +159,15 @@ def test_report_writes_page_and_recipe_and_says_so_last(run, capsys):
     assert recipe["layers"] == ["!input", "fc", "body.*"]
 
 
+def test_what_is_no_run_is_said_before_a_page_that_is_there(run, capsys):
+    Path("reports").mkdir()
+    for name in ("page.html", "small.html", "page_vs_small.html"):
+        Path("reports", name).touch()
+    assert refusal(capsys, "report", "reports/page.html").startswith("reports/page.html: is a file")
+    assert "takes at least two runs" in refusal(capsys, "compare", run)
+    assert refusal(capsys, "compare", "reports/page.html", run).startswith("reports/page.html: is a file")
+
+
 def test_options_go_before_the_recipe_and_overwrite_replaces_a_page(run):
     Path("page.html").write_text("old")
     Path("wish.toml").write_text("h_min = -3.0\nh_max = 3.0\nn_bins = 50\n")
@@ -262,7 +271,7 @@ def test_repair_says_what_it_did(run, capsys):
 @pytest.mark.parametrize("verb", ["compact", "pack", "branch"])
 def test_a_new_run_is_written_beside_the_old_one(run, capsys, verb):
     assert main([verb, str(run), "-o", "new"]) == 0
-    assert capsys.readouterr().out == f"Wrote {Path('new').resolve()}\n"
+    assert capsys.readouterr().out == "Wrote new\n"
     assert actlab.open_run("new", verify="rows").splits == actlab.open_run(run).splits
     assert "overwrite" in refusal(capsys, verb, run, "-o", "new")
     assert main([verb, str(run), "-o", "new", "--overwrite"]) == 0

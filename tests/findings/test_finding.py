@@ -68,6 +68,15 @@ class TestVerdict:
         verdict = Verdict([], [Lack("overfit", "Overfit", "no valid split")], [], "a")
         assert verdict.summary == "nothing could be told, not enough data for 1 of 1 rules"
 
+    def test_without_training_nothing_is_healthy(self, make_finding):
+        verdict = Verdict([], [], ["dead_relu"], "a", is_trained=False)
+        assert (verdict.is_healthy, verdict.summary) == (False, "no training batch")
+        finding = make_finding(level="error")
+        assert (
+            Verdict([finding], [], ["dead_relu"], "a", is_trained=False).summary
+            == "1 error, no training batch"
+        )
+
     def test_json_holds_all(self, verdict):
         plain = json.loads(json.dumps(verdict.to_dict()))
         assert plain["not_enough_data"] == [

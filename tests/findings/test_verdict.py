@@ -52,7 +52,8 @@ def test_hardly_any_data_is_said_and_nothing_is_guessed(record_run, splits):
 
     run = record_run({split: [batch() for _ in range(n)] for split, n in splits.items()}, ["input", "fc"])
     verdict = check(run)
-    assert verdict.is_healthy
+    assert verdict.is_healthy == ("train" in splits) == verdict.is_trained
+    assert ("no training batch" in verdict.summary) == ("train" not in splits)
     assert {lack.rule for lack in verdict.lacking} >= {
         "overfit",
         "lr_too_high",
@@ -60,6 +61,21 @@ def test_hardly_any_data_is_said_and_nothing_is_guessed(record_run, splits):
         "frozen_layer",
     }
     assert all(lack.reason for lack in verdict.lacking)
+
+
+@pytest.mark.parametrize(
+    ("raw", "label", "said"),
+    [
+        (True, None, "no labels were given: use actlab.Recorder and batch(..., labels=y)"),
+        (False, None, "outputs of the head were not kept"),
+        (True, [5, 6, 7, 5], "outputs of the head with labels that fit its units were not kept"),
+    ],
+)
+def test_what_the_rules_of_the_head_lack_is_told_apart(record_run, raw, label, said):
+    values = np.random.default_rng(1).normal(size=(4, 4, 2))
+    rows = [(0, {"fc": each}, None if label is None else np.array(label)) for each in values]
+    lacking = {lack.rule: lack.reason for lack in check(record_run({"train": rows}, ["fc"], raw=raw)).lacking}
+    assert lacking["no_class_separation"] == lacking["class_never_yes"] == said
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Events become rows: splits, epochs numbered through, restarts, and what an exception leaves."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -117,12 +119,58 @@ def test_a_checkpoint_and_another_path_begin_a_new_run(model, path, tmp_path):
     assert actlab.open_run(tmp_path / "other.zarr")["train"].step.values.tolist() == [0, 1]
 
 
+def test_an_epoch_is_all_that_a_checkpoint_tells(model, path):
+    fit(Loop(path, None, (), {}), model, range(3))
+    again = Loop(path, None, (), {})
+    again.go_back_to(1)
+    fit(again, model, [1])
+    run = actlab.open_run(path)
+    assert run["train"].epoch.values.tolist() == [0, 0, 1, 1]
+    assert run["train"].step.values.tolist() == [0, 1, 2, 3]
+    assert run.attributes["attempts"] == [0, 2]
+    fresh = Loop(path.with_name("fresh.zarr"), None, (), {})
+    fresh.go_back_to(1)
+    fit(fresh, model, [1])
+    assert actlab.open_run(fresh.path)["train"].epoch.values.tolist() == [1, 1]
+
+
+def test_what_is_logged_after_a_checkpoint_is_in_no_row(model, path):
+    loop = Loop(path, None, (), {})
+    loop.start_fit(model)
+    batches(loop, model, "train", 0)
+    loop.log({"early": 1.0})
+    loop.state()
+    loop.log({"late": 1.0})
+    loop.stop()
+    train = actlab.open_run(path)["train"]
+    assert train.log_early.notnull().values.tolist() == [False, True]
+    assert "log_late" not in train
+
+
+def test_a_copy_does_not_record(model, path):
+    loop = Loop(path, None, (), {})
+    loop.start_fit(model)
+    batches(loop, model, "train", 0)
+    assert copy.deepcopy(loop).recorder is None
+    assert loop.recorder is not None
+    loop.stop()
+
+
+def test_what_the_user_gives_comes_before_defaults(model, tmp_path):
+    for options, names in (({}, ["0"]), ({"layers": "input"}, ["input"])):
+        loop = Loop(tmp_path / names[0], None, (), options)
+        loop.start(model, layers="0")
+        batches(loop, model, "valid")
+        loop.stop()
+        assert actlab.open_run(loop.path).names == names
+
+
 def test_an_unknown_keyword_is_refused_at_once(path):
     with pytest.raises(TypeError, match="layer"):
         Loop(path, None, (), {"layer": "fc"})
 
 
-def test_trackers_are_told_of_each_epoch_and_harm_nothing(model, path):
+def test_trackers_are_told_of_each_epoch_and_harm_nothing(model, path, recwarn):
     told = []
 
     class Keen:
@@ -135,12 +183,14 @@ def test_trackers_are_told_of_each_epoch_and_harm_nothing(model, path):
 
     loop = Loop(path, None, (Sick(), Keen()), {})
     loop.start_fit(model)
-    with pytest.warns(RuntimeWarning, match="Sick failed.*no network"):
-        for epoch in range(2):
-            batches(loop, model, "train", epoch)
-            batches(loop, model, "valid")
-            loop.end_epoch()
+    for epoch in range(2):
+        batches(loop, model, "train", epoch)
+        batches(loop, model, "valid")
+        loop.end_epoch()
     loop.stop()
+    assert [str(each.message) for each in recwarn if "no network" in str(each.message)] == [
+        "actlab: Sick failed, training goes on without it: OSError: no network"
+    ]
     assert told == [(0, 2), (1, 4)]
 
 
@@ -168,3 +218,35 @@ class Odd:
 def test_labels_are_found_where_loaders_put_them(batch, labels):
     found = find_labels(batch)
     assert (None if found is None else found.tolist()) == labels
+
+
+def test_what_is_evaluated_again_after_a_fit_is_added(model, path):
+    loop = Loop(path, None, (), {})
+    loop.start_fit(model)
+    batches(loop, model, "train", 0)
+    loop.state()  # a checkpoint, at the step of what follows
+    batches(loop, model, "valid")
+    loop.stop()
+    for _ in range(2):
+        loop.start(model)
+        batches(loop, model, "valid")
+        loop.stop()
+    run = actlab.open_run(path)
+    assert run["valid"].step.values.tolist() == list(range(6))
+    assert run["valid"].epoch.values.tolist() == [0] * 6
+    assert run["valid"].batch.values.tolist() == list(range(6))
+    assert run.attributes["attempts"] == [0]
+
+
+def test_a_checkpoint_loaded_in_the_same_process_goes_back(model, path):
+    loop = Loop(path, None, (), {})
+    loop.start_fit(model)
+    batches(loop, model, "train", 0)
+    state = loop.state()
+    batches(loop, model, "train", 1)
+    loop.stop()
+    loop.load(state)
+    fit(loop, model, [1])
+    run = actlab.open_run(path)
+    assert run["train"].step.values.tolist() == [0, 1, 2, 3]
+    assert run.attributes["attempts"] == [0, 2]

@@ -28,7 +28,7 @@ def test_every_rule_has_a_healthy_and_a_sick_picture(name):
     assert TRAININGS[pair.healthy[0]].rule in (None, "batchnorm_recentres")
     assert TRAININGS[pair.sick[0]].rule == name
     for kind in ("healthy", "sick"):
-        with Image.open(DOCS / PICTURES / f"{name}_{kind}.png") as picture:
+        with Image.open(DOCS / PICTURES / f"{name}_{kind}.webp") as picture:
             assert picture.width >= 400
             assert len(picture.convert("L").getcolors()) > 8  # something is drawn
 

@@ -218,8 +218,9 @@ class OutOfViewLimits(Limits):
     needs="one epoch of any split",
     why="What lies outside is not in the picture; it is recorded all the same.",
     remedy="Draw {layer} in a range of its own.",
-    source="Convention: what is asked for should hold all but the tails. The range that the page finds leaves "
-    "out 0.1 % of all values at either end, which may be much of one wide layer; the wall names each with 1 %.",
+    source="Convention: what is asked for should hold all but the tails. The range that a page finds "
+    "leaves out 0.1 % of all values at either end, which may be much of one wide layer; the wall names each "
+    "with 1 %.",
     limits=OutOfViewLimits,
 )
 def out_of_view(facts: Facts, limits: OutOfViewLimits) -> list[Sign] | Lacking:

@@ -1,0 +1,1 @@
+"""A run watched while it grows: in the browser, in a notebook, in a terminal."""
