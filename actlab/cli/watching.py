@@ -193,7 +193,8 @@ def _findings(verdict: Verdict | None) -> list[Text]:
     lines = [_finding(group) for group in groups[:_MOST_FINDINGS]]
     more = len(groups) - _MOST_FINDINGS
     lines += [Text(f"  and {more} more: actlab check")] if more > 0 else []
-    return lines or [Text(f"{ICONS['healthy']} {verdict.summary}", "green")]
+    fine = [Text(f"{ICONS['healthy']} {verdict.summary}", "green")]
+    return lines or (fine if verdict.is_healthy else [Text(verdict.summary)])
 
 
 def _finding(group: Finding) -> Text:

@@ -15,7 +15,7 @@ from actlab.run import Run, open_run
 __all__ = ["Judge"]
 
 
-_SHARE: Final = 0.1
+_SHARE: Final = 0.05
 """Of one processor core at most this share is spent judging: the machine is the training's."""
 
 
@@ -24,7 +24,7 @@ class _StoppedError(Exception):
 
 
 class Judge(threading.Thread):
-    """Checks a run again and again, in at most a tenth of the time.
+    """Checks a run again and again, in at most a twentieth of the time.
 
     Parameters
     ----------
