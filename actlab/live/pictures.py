@@ -164,8 +164,17 @@ class Pictures:
             outside=max(1 - (shown + float(nonfinite.sum())) / in_all, 0.0),
         )
 
+    @property
+    def latest(self) -> int:
+        """The epoch to look at: the latest one, but while it trains the one that was evaluated last."""
+        known, parts = self.growing.epochs, self.growing.parts
+        evaluated = {
+            int(label) for split in parts.keys() - {"train"} for label in np.unique(parts[split].epoch)
+        }
+        return max((label for label in evaluated if label >= 0), default=known[-1])
+
     def peaks(self, epoch: int | None = None) -> xr.Dataset | None:
-        """Return the Twin Peaks of an epoch, the latest by default; None where there are none.
+        """Return the Twin Peaks of an epoch, by default of `latest`; None where there are none.
 
         Parameters
         ----------
@@ -180,7 +189,7 @@ class Pictures:
         run, known = self.growing.run, self.growing.epochs
         if run is None or run.head is None or not known:
             return None
-        label = known[-1] if epoch not in known else int(epoch or 0)
+        label = self.latest if epoch not in known else int(epoch or 0)
         place, sizes = run.names.index(run.head), []
         for split, part in self.growing.parts.items():
             rows = part.rows(label)

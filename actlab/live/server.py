@@ -53,6 +53,7 @@ class Screen(DataModel):
     tiles: Any = String("null")
     about: Any = String("")
     epochs: Any = String("[]")
+    latest: Any = String("")
     peaks: Any = String("")
     reference: Any = String("train")
 
@@ -141,6 +142,7 @@ class _View:
         board, screen, sight = self._board, self._screen, set(self._screen.sight.split())
         screen.facts, screen.notes = json.dumps(board.pictures.facts()), json.dumps(board.pictures.notes())
         screen.layers = board.once("layers", lambda: json.dumps(_layers(board.growing)))
+        screen.latest = str(board.pictures.latest) if board.growing.epochs else ""
         screen.epochs = json.dumps([[label, epoch_words(label)] for label in board.growing.epochs])
         verdict = board.watched.verdict
         screen.findings = json.dumps(None if verdict is None else _findings(verdict))

@@ -73,6 +73,22 @@ class TestPictures:
         )
         assert dict(watched.pictures.facts())["training"] == "27 batches"
 
+    def test_while_an_epoch_trains_the_peaks_are_of_the_one_evaluated_last(self, start, path, watch):
+        writer = start()
+        watched = watch(path)
+        for step, epoch, split, latest in (
+            (0, -1, "valid", -1),
+            (0, 0, "train", 0),
+            (1, 0, "valid", 0),
+            (1, 1, "train", 0),
+            (2, 1, "valid", 1),
+            (2, 2, "train", 1),
+        ):
+            writer.commit(step, split=split, epoch=epoch)
+            wait_for(lambda: look(watched))
+            assert watched.pictures.latest == latest
+            assert int(watched.pictures.peaks()["epoch"]) == latest
+
     def test_of_a_run_read_in_parts_are_those_of_the_whole(self, start, path, watch):
         writer = start()
         watched = watch(path)

@@ -102,14 +102,17 @@
     for (const tile of $("tiles").children) tile.setAttribute("aria-current", String(tile.dataset.layer === screen.layer));
   };
 
+  const placeOf = (epoch) => epochs.findIndex(([label]) => String(label) === epoch);
+
   const showEpochs = () => {
     epochs = JSON.parse(screen.epochs);
-    const last = Math.max(0, epochs.length - 1);
-    const chosen = epochs.findIndex(([label]) => String(label) === screen.epoch);
-    $("epoch").max = String(last);
-    $("epoch").value = String(chosen < 0 ? last : chosen);
-    const said = epochs[chosen < 0 ? last : chosen]?.[1] ?? "";
-    $("epoch-said").textContent = said && chosen < 0 ? `${said}, the latest` : said;
+    const chosen = placeOf(screen.epoch);
+    const shown = Math.max(0, chosen < 0 ? placeOf(screen.latest) : chosen);
+    $("epoch").max = String(Math.max(0, epochs.length - 1));
+    $("epoch").value = String(shown);
+    const said = epochs[shown]?.[1] ?? "";
+    const latest = shown < epochs.length - 1 ? "the latest that was evaluated" : "the latest";
+    $("epoch-said").textContent = said && chosen < 0 ? `${said}, ${latest}` : said;
     $("peaks-said").textContent = screen.peaks;
   };
 
@@ -172,8 +175,8 @@
     for (const show of new Set(Object.values(shows))) show();
     $("layer-select").addEventListener("change", (event) => choose({ layer: event.target.value }));
     $("epoch").addEventListener("input", (event) => {
-      const index = Number(event.target.value);
-      choose({ epoch: index === epochs.length - 1 ? "last" : String(epochs[index][0]) });
+      const label = String(epochs[Number(event.target.value)][0]);
+      choose({ epoch: label === screen.latest ? "last" : label });
     });
     $("theme-button").addEventListener("click", () => {
       root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
