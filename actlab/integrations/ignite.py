@@ -13,6 +13,7 @@ from actlab.integrations.loop import EventRecorder, Loop, Tracker
 
 try:
     from ignite.engine import Engine, Events
+    from ignite.handlers import FastaiLRFinder
 except ImportError as error:
     raise MissingDependencyError(
         "actlab.integrations.ignite needs pytorch-ignite: pip install 'actlab[ignite]'"
@@ -60,6 +61,7 @@ class ActivationHistogram:
         self._loop = Loop(path, labels, trackers, options)
         self._model = model
         self._trainer: Engine | None = None  # while it runs
+        self._trainers: list[Engine] = []
         self._metrics: dict[str, Any] = {}
         self._is_epoch_over = False
 
@@ -96,7 +98,9 @@ class ActivationHistogram:
             If something else is given; nothing is attached then.
         """
         splits = {"valid": _engines(evaluator), "test": _engines(test_evaluator)}
-        for engine in _engines(() if trainer is None else trainer):
+        trainers = _engines(() if trainer is None else trainer)
+        self._trainers += trainers
+        for engine in trainers:
             _add(engine, Events.STARTED, self._start_fit)
             _add(engine, Events.EPOCH_STARTED, self._end_epoch)
             _add(engine, Events.ITERATION_STARTED, self._begin_training)
@@ -125,11 +129,15 @@ class ActivationHistogram:
 
     def _start_fit(self, engine: Engine) -> None:
         """Begin to record a training."""
+        if self._is_searching():
+            return
         self._loop.start_fit(self._model)
         self._trainer, self._metrics, self._is_epoch_over = engine, dict(engine.state.metrics), False
 
     def _begin_training(self, engine: Engine) -> None:
         """Open a row; go on where an interrupt, or an exception that somebody took, has ended it."""
+        if self._is_searching():
+            return
         self._loop.start(self._model)
         self._trainer = engine
         self._log_news()
@@ -160,7 +168,8 @@ class ActivationHistogram:
     def _start(self, _engine: Engine) -> None:
         """Begin to record an evaluation."""
         self._log_news()
-        self._loop.start(self._model)
+        if not self._is_searching():
+            self._loop.start(self._model)
 
     def _begin(self, engine: Engine, split: str) -> None:
         """Open a row of an evaluation."""
@@ -182,11 +191,17 @@ class ActivationHistogram:
         if self._trainer in (None, engine):
             self._trainer = None
             self._loop.stop()
-        owners = [
-            getattr(handler, "__self__", None) for handler, *_ in _handlers(engine, Events.EXCEPTION_RAISED)
-        ]
+        owners = _owners(engine, Events.EXCEPTION_RAISED)
         if owners[-1] is self and all(isinstance(owner, ActivationHistogram) for owner in owners):
             raise error
+
+    def _is_searching(self) -> bool:
+        """Say whether a trainer looks for a learning rate: what it does then is no training."""
+        return any(
+            isinstance(owner, FastaiLRFinder)
+            for engine in self._trainers
+            for owner in _owners(engine, Events.STARTED)
+        )
 
     def _log_news(self) -> None:
         """Log those metrics of the trainer that were computed since the last time."""
@@ -210,6 +225,11 @@ def _handlers(engine: Engine, event: Events) -> list[Any]:
     """Return the handlers of an event, in the order of their calls; ignite has no public name for it."""
     handlers: list[Any] = engine._event_handlers[event]
     return handlers
+
+
+def _owners(engine: Engine, event: Events) -> list[object]:
+    """Return the objects that handlers are methods of, None for other handlers."""
+    return [getattr(handler, "__self__", None) for handler, *_ in _handlers(engine, event)]
 
 
 def _add(engine: Engine, event: Events, handler: Callable[..., None], *args: Any) -> None:

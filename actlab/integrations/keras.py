@@ -213,16 +213,17 @@ class ActivationHistogram(keras.callbacks.Callback):
     def _watch_data(self, load: Callable[[], Any]) -> Callable[[], Iterator[Any]]:
         """Leave nothing behind on the model where the data fail."""
 
-        def watched() -> Iterator[Any]:
+        def watched(batches: Iterator[Any]) -> Iterator[Any]:
             try:
-                yield from load()
+                yield from batches
             except GeneratorExit:
                 raise
             except BaseException:
                 self._end()
                 raise
 
-        return watched
+        # At once, not with the first batch: a data loader draws a random number when its iterator is made.
+        return self._watch(lambda: watched(iter(load())))
 
     def _learning_rate(self) -> dict[str, Any]:
         """Return the learning rate of the step to come."""

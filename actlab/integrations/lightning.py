@@ -68,6 +68,7 @@ class ActivationHistogram(Callback):
         self._are_layers_given = bool(options.keys() & {"layers", "kinds"})
         self._metrics: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
+        self._is_ahead = False  # of the training: who saves then, a finder of the learning rate, takes it back
 
     @property
     def path(self) -> str:
@@ -86,14 +87,21 @@ class ActivationHistogram(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Commit everything, and return what a checkpoint keeps of the recording."""
+        if self._is_ahead:
+            return self._loaded or self._loop.state() | {"train_steps": None}
         return self._loop.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was saved, if a fit begins: a test of it must not set the run back."""
         self._loaded = state_dict
 
+    def setup(self, trainer: Any, _pl_module: Any, stage: str) -> None:  # noqa: ARG002 - its names count
+        """Forget what was loaded for another fit: the checkpoint of this one is loaded after this."""
+        self._loaded, self._is_ahead = None, stage == "fit"
+
     def on_train_start(self, _trainer: Any, pl_module: Any) -> None:
         """Begin to record; the sanity check is over."""
+        self._is_ahead = False
         if self._loaded is not None:
             self._loop.load(self._loaded)
         self._loop.start_fit(pl_module, **self._defaults(pl_module))
@@ -178,7 +186,7 @@ class ActivationHistogram(Callback):
 
     def _stop(self) -> None:
         """Close the run."""
-        self._metrics, self._loaded = {}, None
+        self._metrics, self._loaded, self._is_ahead = {}, None, False
         self._loop.stop()
 
     def _log(self, trainer: Any) -> None:

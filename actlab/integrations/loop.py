@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ from actlab.recording.recorder import Recorder
 __all__ = ["EventRecorder", "Loop", "Tracker"]
 
 _UNTRAINED: Final = -1
+_given: Final[set[str]] = set()  # paths of this process that nobody chose
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -41,6 +43,11 @@ class EventRecorder(Recorder):
         return max(self._progress.places["train"][0], _UNTRAINED)
 
     @property
+    def guard(self) -> Guard:
+        """Keeps failures out of the training loop; under on_error="stop" one ends the recording."""
+        return self._guard
+
+    @property
     def has_row(self) -> bool:
         """Whether the row of the latest batch can still be logged to: `flush` seals it."""
         return self._session.batch is not None
@@ -48,6 +55,7 @@ class EventRecorder(Recorder):
     def begin(self, split: str, epoch: int, labels: object) -> None:
         """Open a batch; one that is open is dropped, since whatever it was for did not complete."""
         self.drop()
+        self._end_if_failed()
         if self._is_closed:  # after a failure, under on_error="stop"
             return
         with self._guard("batch"):
@@ -102,8 +110,6 @@ class Loop:
         Where the run is written.
     recorder : EventRecorder or None
         While there is something to record.
-    guard : Guard
-        Keeps failures of an integration's own out of the training loop.
 
     Raises
     ------
@@ -120,10 +126,9 @@ class Loop:
     ) -> None:
         inspect.signature(Recorder).bind(None, "", **options)
         self._has_path = path is not None
-        now = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-        self.path = os.fspath(path if path is not None else f"runs/activations-{now}.zarr")
+        self.path = os.fspath(path if path is not None else _new_path())
         self.recorder: EventRecorder | None = None
-        self.guard = Guard(options.get("on_error", "warn"))
+        self._guard = Guard(options.get("on_error", "warn"))
         self._find = labels or find_labels
         self._trackers = tuple(trackers)
         self._options = dict(options)
@@ -131,6 +136,11 @@ class Loop:
         self._is_begun = self._is_loaded = self._is_anew = False
         self._epoch = _UNTRAINED  # the latest one of training
         self._shift = 0  # what is added to the framework's number of it
+
+    @property
+    def guard(self) -> Guard:
+        """Keeps failures of an integration's own out of the training loop."""
+        return self._guard if self.recorder is None else self.recorder.guard
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the recorder to the original: a copy begins anew."""
@@ -286,6 +296,15 @@ class Loop:
             self._shift = 0 if epoch > self._epoch else self._epoch + 1 - epoch
             self._is_anew = False
         return epoch + self._shift
+
+
+def _new_path() -> str:
+    """Return a path with the time in it that no other callback of this process has."""
+    stem = f"runs/activations-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    names = (f"{stem}.zarr" if n == 1 else f"{stem}-{n}.zarr" for n in count(1))
+    path = next(name for name in names if name not in _given and not os.path.exists(name))
+    _given.add(path)
+    return path
 
 
 def _is_number(value: Any) -> bool:

@@ -199,6 +199,16 @@ def test_the_weights_are_the_same_with_and_without(path):
     assert (actlab.open_run(path).raw("train")["label"].values[:24] == Y).all()
 
 
+def test_shuffling_and_dropout_draw_the_same_random_numbers(path):
+    found = []
+    for callbacks in ([ActivationHistogram(path)], []):
+        keras.utils.set_random_seed(0)
+        model = compiled(keras.Sequential([layers.Input((4,)), layers.Dropout(0.5), layers.Dense(3)]))
+        fit(model, *callbacks, epochs=3, shuffle=True, validation_split=0.25)
+        found.append(model.get_weights())
+    assert all((one == other).all() for one, other in zip(*found, strict=True))
+
+
 class Fails(keras.callbacks.Callback):
     """Fails at one event, as anything in a training may."""
 
