@@ -68,7 +68,7 @@ class ActivationHistogram(Callback):
         self._are_layers_given = bool(options.keys() & {"layers", "kinds"})
         self._metrics: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
-        self._is_ahead = False  # of the training: who saves then, a finder of the learning rate, takes it back
+        self._is_ahead = False  # of the training: a finder of the learning rate saves, and takes it back
 
     @property
     def path(self) -> str:
@@ -95,7 +95,7 @@ class ActivationHistogram(Callback):
         """Go on where the checkpoint was saved, if a fit begins: a test of it must not set the run back."""
         self._loaded = state_dict
 
-    def setup(self, trainer: Any, _pl_module: Any, stage: str) -> None:  # noqa: ARG002 - its names count
+    def setup(self, _trainer: Any, _pl_module: Any, stage: str) -> None:
         """Forget what was loaded for another fit: the checkpoint of this one is loaded after this."""
         self._loaded, self._is_ahead = None, stage == "fit"
 

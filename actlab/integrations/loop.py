@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import count
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -302,7 +303,7 @@ def _new_path() -> str:
     """Return a path with the time in it that no other callback of this process has."""
     stem = f"runs/activations-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     names = (f"{stem}.zarr" if n == 1 else f"{stem}-{n}.zarr" for n in count(1))
-    path = next(name for name in names if name not in _given and not os.path.exists(name))
+    path = next(name for name in names if name not in _given and not Path(name).exists())
     _given.add(path)
     return path
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
-from ignite.handlers import Checkpoint, DiskSaver
+from ignite.handlers import Checkpoint, DiskSaver, FastaiLRFinder
 from ignite.metrics import Accuracy, Loss, RunningAverage
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -285,6 +285,23 @@ def test_a_checkpoint_is_gone_on_with_by_another_process(tmp_path, event):
         for name in ("step", "epoch", "batch"):
             assert run[split][name].values.tolist() == wanted[split][name].values.tolist()
     assert run.attributes["attempts"] == [0, saved_at]
+
+
+def test_a_search_for_the_learning_rate_is_no_training(tmp_path):
+    training = Training().evaluate_after(Events.EPOCH_COMPLETED).attach(tmp_path / "run.zarr")
+    training.trainer.add_event_handler(Events.COMPLETED, lambda: training.tester.run(VALID))
+    finder = FastaiLRFinder()
+    saved = {"model": training.model, "optimizer": training.optimizer}
+    with finder.attach(training.trainer, saved, num_iter=6) as trainer:
+        trainer.run(TRAIN)
+    assert not (tmp_path / "run.zarr").exists()
+    training.trainer.run(TRAIN, max_epochs=1)
+    run = actlab.open_run(tmp_path / "run.zarr")
+    assert {split: run[split].epoch.values.tolist() for split in run.splits} == {
+        "train": [0] * 4,
+        "valid": [0] * 2,
+        "test": [0] * 2,
+    }
 
 
 def test_trackers_are_told_after_the_evaluation(tmp_path):

@@ -310,6 +310,31 @@ def test_a_checkpoint_is_gone_on_with_by_another_process(tmp_path, every):
     assert run.attributes["attempts"] == [0, 4 if "every_n_epochs" in every else 3]
 
 
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_a_finder_of_the_learning_rate_sets_nothing_back(tmp_path, is_resumed):
+    class Tuned(Classifier):
+        lr = 0.1
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), self.lr)
+
+    def fit(callback, epochs, **options):
+        finder = lightning.callbacks.LearningRateFinder(num_training_steps=5)
+        ours = trainer(tmp_path, callback, finder, max_epochs=epochs, num_sanity_val_steps=0)
+        ours.fit(Tuned(), TRAIN, VALID, **options)
+        return ours
+
+    callback = ActivationHistogram(tmp_path / "run.zarr")
+    fit(callback, 2).save_checkpoint(tmp_path / "saved.ckpt")
+    if is_resumed:
+        fit(ActivationHistogram(tmp_path / "run.zarr"), 4, ckpt_path=tmp_path / "saved.ckpt")
+    else:
+        fit(callback, 2)
+    run = actlab.open_run(callback.path)
+    assert run["train"].epoch.values.tolist() == np.repeat(range(4), 4).tolist()
+    assert run["train"].step.values.tolist() == list(range(16))
+
+
 def test_the_test_of_a_checkpoint_does_not_set_the_run_back(tmp_path):
     saver = lightning.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     callback, model = ActivationHistogram(tmp_path / "run.zarr"), Classifier()

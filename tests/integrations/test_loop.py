@@ -170,6 +170,26 @@ def test_an_unknown_keyword_is_refused_at_once(path):
         Loop(path, None, (), {"layer": "fc"})
 
 
+def test_two_paths_of_one_second_differ(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len({Loop(None, None, (), {}).path for _ in range(3)}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:actlab. labels failed, recording ends")
+def test_a_failure_ends_the_recording_where_that_is_asked_for(model, path):
+    loop = Loop(path, lambda batch: [0] * batch[1], (), {"on_error": "stop"})
+    loop.start_fit(model)
+    for n in (8, None, 8):
+        loop.begin("train", ("", n), 0)
+        model(torch.randn(8, 4))
+        loop.end()
+    assert hooks(model) == 0
+    loop.stop()
+    run = actlab.open_run(path)
+    assert run["train"].sizes["step"] == 1
+    assert run.attributes["closed"]
+
+
 def test_trackers_are_told_of_each_epoch_and_harm_nothing(model, path, recwarn):
     told = []
 
