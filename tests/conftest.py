@@ -1,6 +1,7 @@
 """Fixtures and settings shared by all tests; append only."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +10,11 @@ from hypothesis import settings
 # Compiling and loaded machines make single examples slow now and then; the same examples every time.
 settings.register_profile("actlab", deadline=None, derandomize=True)
 settings.load_profile("actlab")
+
+
+# What a shell starts in the background ignores Ctrl-C, and so would all programs that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # With ACTLAB_REQUIRE_ALL set (as in .ci/run) everything must run: a skipped test is a failed one.

@@ -25,7 +25,9 @@ def test_every_floor_but_recording_and_frameworks_stands_behind_the_torch_wall()
     assert set(CONTRACTS["torch"]["source_modules"]) == floors - {"actlab.recording", "actlab.integrations"}
 
 
-@pytest.mark.parametrize("package", ["store", "recording", "recording/histogram", "pages", "integrations", "live"])
+@pytest.mark.parametrize(
+    "package", ["store", "recording", "recording/histogram", "pages", "integrations", "live"]
+)
 def test_packages_of_floors_import_nothing(package):
     assert "import" not in (ROOT / "actlab" / package / "__init__.py").read_text(encoding="utf-8")
 

@@ -78,6 +78,10 @@ class ActivationHistogram(keras.callbacks.Callback):
         self._is_fitting = False
         self._epoch: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what is watched to the original: a copy begins anew."""
+        return vars(self) | {"_functions": {}, "_watched": weakref.WeakSet(), "_is_fitting": False}
+
     @property
     def path(self) -> str:
         """Where the run is written."""

@@ -253,6 +253,8 @@ class Loop:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where a checkpoint was saved, from the next start on; in a new run if the path is another.
 
+        A run that is gone is no reason not to train: that is a warning, and a new one.
+
         Parameters
         ----------
         state : mapping
@@ -260,9 +262,14 @@ class Loop:
         """
         if self._options.get("overwrite") or state["train_steps"] is None:
             return
-        if not self._has_path:
+        if self._has_path and Path(self.path).absolute() != Path(state["path"]).absolute():
+            return
+        try:
+            actlab.open_run(state["path"])
+        except StoreError as error:
+            self.guard.warn("gone", f"a new run begins, as the one of the checkpoint cannot go on: {error}")
+        else:
             self.path = state["path"]
-        if self.path == state["path"]:
             self._resume_step, self._shift = state["train_steps"], state["shift"]
             self._is_loaded = True
 
@@ -293,7 +300,7 @@ class Loop:
 
     def _place(self, epoch: int) -> int:
         """Return the number in the run of an epoch of the framework."""
-        if self._is_anew:
+        if self._is_anew or epoch + self._shift < self._epoch:  # it may begin again after a checkpoint, too
             self._shift = 0 if epoch > self._epoch else self._epoch + 1 - epoch
             self._is_anew = False
         return epoch + self._shift

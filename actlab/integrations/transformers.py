@@ -32,6 +32,7 @@ except ModuleNotFoundError as error:
 __all__ = ["ActivationHistogramCallback"]
 
 _STATE: Final = "actlab"  # where a checkpoint's trainer_state.json keeps ours, among the stateful callbacks
+_TEST: Final = re.compile("(eval_)?test")  # "eval_test" where `eval_dataset` is a dict with "test" in it
 _SHIFTED_BY_HAND: Final = re.compile(r"labels\[[^\]]*\b1:\]")
 _SUMMARY: Final = "total_flos"  # only what is logged of a whole training has it
 # A row has a loss and a learning rate of its own, these are averages; its epoch is a coordinate.
@@ -43,7 +44,7 @@ class ActivationHistogramCallback(TrainerCallback):
     """Record the activations of the model of a Trainer: one row for each batch that goes forward.
 
     Pass it to ``Trainer(callbacks=[...])``. Training is split "train", `evaluate` "valid", `predict` and
-    `evaluate` with a `metric_key_prefix` that begins with "test" are "test".
+    `evaluate` with a `metric_key_prefix` that begins with "test" or "eval_test" are "test".
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ class ActivationHistogramCallback(TrainerCallback):
         if self._trainer is None:
             self._loop.guard.warn("trainer", "no Trainer has this callback: nothing is recorded")
             return
-        if (saved := state.stateful_callbacks.get(_STATE)) is not None:
+        if (saved := state.stateful_callbacks.get(self._key())) is not None:
             self._loop.load(saved)
         self._epoch, self._next_epoch = None, int(state.epoch or 0)
         self._loop.start_fit(self._trainer.model, **self._name_head(self._trainer.model))
@@ -238,7 +239,7 @@ class ActivationHistogramCallback(TrainerCallback):
             yield
             return
         prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "")
-        outer, self._split = self._split, "test" if str(prefix).startswith("test") else split
+        outer, self._split = self._split, "test" if _TEST.match(str(prefix)) else split
         is_alone = outer is None and not self._is_fitting
         try:
             if is_alone:
@@ -255,8 +256,15 @@ class ActivationHistogramCallback(TrainerCallback):
         """Commit what was recorded, and let the checkpoint keep where the recording stands."""
         if self._loop.recorder is not None:
             with self._loop.guard("checkpoint", "the recording cannot go on from it"):
-                trainer.state.stateful_callbacks[_STATE] = self._loop.state()
+                trainer.state.stateful_callbacks[self._key()] = self._loop.state()
         yield
+
+    def _key(self) -> str:
+        """Name our place in a checkpoint: a Trainer may have several of us."""
+        callbacks = self._trainer.callback_handler.callbacks
+        ours = [each for each in callbacks if isinstance(each, ActivationHistogramCallback)]
+        number = next(number for number, each in enumerate(ours) if each is self)
+        return f"{_STATE}-{number}" if number else _STATE
 
     def _name_head(self, model: Any) -> dict[str, str]:
         """Name the head where it is hard to find: what the encoder returned is returned, too."""

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -275,7 +276,9 @@ async def _run(watched: Watched, port: int, tell: Callable[[str], None]) -> None
         tell(f"http://{_ADDRESS}:{port}/")
         await board.follow()
     finally:
-        logging.getLogger("tornado.application").disabled = True  # pages that are still open are cut off
+        # Pages that are still open are cut off, maybe amid a message.
+        logging.getLogger("tornado.application").disabled = True
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         server.stop()
         watched.stop()
 

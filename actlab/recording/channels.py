@@ -83,7 +83,8 @@ class Channels:
     def _channel_dim(self, site: Site, tensor: torch.Tensor) -> int | None:
         """Return the dimension of the channels.
 
-        Convolutions and normalisations tell; an activation after them has the shape of their output.
+        Convolutions and normalisations tell, those of Keras by `data_format`; an activation after them has
+        the shape of their output.
         Else it is 1 for images and volumes, and the last one for tables and sequences.
         """
         shape, module = tuple(tensor.shape), site.module
@@ -91,6 +92,8 @@ class Channels:
             self._dims[shape] = len(shape) - 1 - len(module.kernel_size)
         elif isinstance(module, _NormBase | nn.GroupNorm):
             self._dims[shape] = 1
+        elif (order := getattr(module, "data_format", None)) in ("channels_first", "channels_last"):
+            self._dims[shape] = 1 if order == "channels_first" else len(shape) - 1
         elif isinstance(module, nn.Linear | nn.LayerNorm):
             self._dims[shape] = len(shape) - 1
         if len(shape) < 2:

@@ -1,5 +1,6 @@
 """fit, evaluate and predict become rows: splits, epochs, labels, restarts, and nothing left behind."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -48,6 +49,22 @@ def functional():
     encoder = keras.Sequential([layers.Input((4,)), layers.Dense(5, name="dense")], name="encoder")
     given = layers.Input((4,))
     return compiled(keras.Model(given, layers.Dense(3, name="head")(encoder(given))))
+
+
+@pytest.mark.parametrize("order", ["channels_first", "channels_last"])
+def test_the_channels_of_images_are_found_in_either_order(path, order):
+    """Filters with a bias of -9 are dead behind the ReLU: all of a channel is 0."""
+    keras.utils.set_random_seed(0)
+    shape = (2, 6, 6) if order == "channels_first" else (6, 6, 2)
+    inside = [layers.Conv2D(4, 3, data_format=order, name="conv"), layers.ReLU(name="relu"), layers.Flatten()]
+    model = compiled(keras.Sequential([layers.Input(shape), *inside, layers.Dense(3, name="fc")]))
+    kernel, _ = model.get_layer("conv").get_weights()
+    model.get_layer("conv").set_weights([kernel, np.array([-9, 0, -9, 0], "float32")])
+    x = RANDOM.normal(size=(24, *shape)).astype("float32")
+    model.fit(x, Y, verbose=0, callbacks=[ActivationHistogram(path)])
+    channels = actlab.open_run(path).channels("train")
+    shares = channels.zero_share.isel(row=0, channel=channels["layer"].values == "relu").values
+    assert (shares == 1).tolist() == [True, False, True, False]
 
 
 class Subclassed(keras.Model):
@@ -354,6 +371,15 @@ def test_a_run_of_before_is_not_replaced(path):
     with pytest.raises(StoreError, match="overwrite"):
         model.evaluate(X, Y, verbose=0, callbacks=[ActivationHistogram(path)])
     assert_untouched(model)
+
+
+def test_a_callback_can_be_copied_after_a_fit(path):
+    callback = ActivationHistogram(path, overwrite=True)
+    fit(sequential(), callback, validation_data=(X, Y))
+    other, model = copy.deepcopy(callback), sequential()
+    fit(model, other)
+    assert_untouched(model)
+    assert other.path == path
 
 
 def test_another_backend_is_refused(path):

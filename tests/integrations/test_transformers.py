@@ -1,6 +1,7 @@
 """The Trainer's own loops become rows: splits, epochs, labels, checkpoints, and nothing left behind."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,31 @@ def test_a_checkpoint_goes_on_in_its_run(path, tmp_path, is_new_process):
     run = actlab.open_run(path)
     assert run["train"].batch.values.tolist() == list(range(8)) * 2
     assert run.attributes["attempts"] == [0, 6]
+
+
+def test_each_of_two_callbacks_goes_on_in_its_run(path, tmp_path):
+    paths = path, os.fspath(tmp_path / "second.zarr")
+    for n in (1, 2):
+        both = map(ActivationHistogramCallback, paths)
+        trainer = trainer_of(gpt(), path, *both, num_train_epochs=n, save_strategy="epoch")
+        trainer.train(resume_from_checkpoint=n > 1)
+    assert rows(paths[0], "train") == rows(paths[1], "train") == (list(range(8)), [0] * 4 + [1] * 4)
+
+
+def test_a_checkpoint_whose_run_is_gone_begins_a_new_one(path):
+    trainer_of(gpt(), path, ActivationHistogramCallback(path), save_strategy="epoch").train()
+    shutil.rmtree(path)
+    trainer = trainer_of(gpt(), path, ActivationHistogramCallback(path), num_train_epochs=3)
+    with pytest.warns(RuntimeWarning, match="a new run begins"):
+        trainer.train(resume_from_checkpoint=True)
+    assert rows(path, "train") == (list(range(4)), [2] * 4)
+
+
+def test_of_a_dict_to_evaluate_the_part_named_test_is_the_test_split(path):
+    options = {"eval_strategy": "epoch", "eval_dataset": {"a": Sentences(), "test": Sentences(4)}}
+    trainer_of(gpt(), path, ActivationHistogramCallback(path), **options).train()
+    assert rows(path, "valid") == (list(range(4)), [0, 0, 1, 1])
+    assert rows(path, "test") == ([0, 1], [0, 1])
 
 
 def test_a_run_of_before_is_not_replaced(path):

@@ -32,7 +32,7 @@ def serve():
         server.send_signal(signal.SIGINT)
         _, err = server.communicate(timeout=30)
         assert server.returncode == 0
-        assert says in err if says else err == ""
+        assert says in err if says else err == "", err
 
 
 @pytest.fixture

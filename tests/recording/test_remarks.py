@@ -11,7 +11,7 @@ import actlab
 from actlab.integrations.loop import EventRecorder
 
 X = torch.randn(6, 4)
-NO_BATCH = "no batch was recorded: only what happens inside recorder.batch"
+NO_BATCH = "no batch was recorded"
 NOT_CALLED = "the recorded model was not called inside the batch: is it the one that is trained?"
 NEVER_TRAINED = "no forward was in training mode, so none is recorded as train: call model.train()"
 NO_EVAL = "call model.eval() to validate"
