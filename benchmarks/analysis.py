@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 
 from analysis_task import ALL_TASKS, COLUMNS, N_BINS, READ, REBIN
-from models import describe_machine
 from synthetic import write_run
+
+from models import describe_machine
 
 NARROW, WIDE = {False: (62, 1000), True: (62, 20_000)}, {False: (200, 200), True: (1000, 10_000)}
 OF_THE_WIDE = ("totals", f"re-bin {COLUMNS} columns")

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from models import Setting, Training, describe_machine
 
 N_REPEATS = 3

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from models import describe_machine
 from torch import nn
 
 import actlab
+from models import describe_machine
 
 
 def resident() -> float:

@@ -23,10 +23,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from models import Setting, Training, describe_machine
 from torch import nn
 
 import actlab
+from models import Setting, Training, describe_machine
 
 SETTINGS = (Setting(32, 32), Setting(224, 8), Setting(32, 32, autocast=True))
 N_WARM_UP = 2

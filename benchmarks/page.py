@@ -18,8 +18,9 @@ from typing import Any
 
 from bokeh.plotting import figure, save
 from bokeh.resources import INLINE
-from models import describe_machine
 from playwright.sync_api import Page, sync_playwright
+
+from models import describe_machine
 
 OWN = ("TaskDuration",)
 RANGES = ((-10, 10, 200), (-4, 4, 100), (-1, 1, 400), (0, 0.5, 100))

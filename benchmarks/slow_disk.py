@@ -25,13 +25,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from models import describe_machine
 from torch import nn
 
 import actlab
 from actlab.recording import writers
 from actlab.store.files import RunDirectory
 from actlab.store.writer import RunWriter
+from models import describe_machine
 
 DISKS = {
     "memory": "a RAM disk",
