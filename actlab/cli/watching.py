@@ -121,7 +121,8 @@ def _tell(console: Console, watched: Watched) -> None:
             continue
         if notes != said:
             said = notes
-            console.print(plain(notes), soft_wrap=True)
+            if notes:
+                console.print(plain(notes), soft_wrap=True)
         for label in growing.epochs if growing.is_closed else growing.epochs[:-1]:
             if label not in told:
                 told.add(label)
