@@ -119,10 +119,9 @@ def _tell(console: Console, watched: Watched) -> None:
         notes = DOT.join(watched.pictures.notes())
         if growing.left:
             continue
-        if notes != said:
-            said = notes
-            if notes:
-                console.print(plain(notes), soft_wrap=True)
+        if notes not in ("", said):
+            console.print(plain(notes), soft_wrap=True)
+        said = notes
         for label in growing.epochs if growing.is_closed else growing.epochs[:-1]:
             if label not in told:
                 told.add(label)
