@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from actlab.charts.limits import epoch_words
 from actlab.charts.look import DOT
 from actlab.charts.twin_peaks_chart import LABELS, shown_splits
 from actlab.cli.tables import plain
@@ -147,7 +148,7 @@ def _epoch_line(growing: Growing, pictures: Pictures, label: int) -> str:
                 said += [f"{name} {known.mean():.4g}"] if known.size else []
     one = pictures.peaks(label)
     peaks = "" if one is None else f"; {pictures.peaks_said(one).partition(': ')[2]}"
-    return f"{'untrained' if label < 0 else f'epoch {label}'}: {', '.join(said)}{peaks}"
+    return f"{epoch_words(label)}: {', '.join(said)}{peaks}"
 
 
 def draw(console: Console, watched: Watched) -> RenderableType:
@@ -174,7 +175,7 @@ def _head(growing: Growing) -> Text:
     """Say what runs, how far it is, and what was logged."""
     said = [state(growing), *(f"{split} {part.n_rows:,} batches" for split, part in growing.parts.items())]
     if growing.epochs:
-        said.append(f"epoch {growing.epochs[-1]}" if growing.epochs[-1] >= 0 else "untrained")
+        said.append(epoch_words(growing.epochs[-1]))
     for name, by_split in metrics(growing).items():
         said.append(f"{name} {', '.join(f'{split} {value:.4g}' for split, value in by_split.items())}")
     return Text.assemble((plain(growing.name), "bold"), DOT, plain(DOT.join(said)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +14,8 @@ from torch import nn
 import actlab
 from actlab.axis import LinearAxis
 from actlab.errors import MissingDependencyError, SelectionError
-from actlab.integrations.loop import EventRecorder, Loop, Tracker
+from actlab.integrations.loop import Loop, Looped, Tracker
+from actlab.live.kernel import find_shell
 from actlab.recording.sites import find_sites
 
 try:
@@ -33,7 +33,7 @@ _OLD_NAMES: Final = {"hMin": "h_min", "hMax": "h_max", "nBins": "n_bins", "modul
 _Modules = int | nn.Module | Sequence[int | nn.Module]
 
 
-class ActivationHistogram(Callback):
+class ActivationHistogram(Looped, Callback):
     """Record every activation while a `Learner` trains; fastai shows it as `learn.activation_histogram`.
 
     Training and validation batches of `fit` and all that is built on it are recorded, and what
@@ -110,16 +110,6 @@ class ActivationHistogram(Callback):
         self._loop = Loop(path, labels and (lambda batch: labels((*batch[0], *batch[1]))), trackers, options)
         self._current: str | None = None  # of the batches that come
         self._is_around = self._is_fitting = False
-
-    @property
-    def path(self) -> str:
-        """Where the run is."""
-        return self._loop.path
-
-    @property
-    def recorder(self) -> EventRecorder | None:
-        """The recorder, while something is recorded."""
-        return self._loop.recorder
 
     def before_fit(self) -> None:
         """Stand around the epochs and evaluations that come; nothing else tells of an exception in them."""
@@ -227,7 +217,7 @@ class ActivationHistogram(Callback):
         if skipping and not self._resumes:
             self._loop.go_back_to(skipping[0]._skip_to)
         self._loop.start_fit(learn.model, **self._layers(learn.model))
-        if self._is_live and _is_notebook():
+        if self._is_live and find_shell() is not None:
             with self._loop.guard("live chart"):
                 actlab.watch(self.path)
 
@@ -315,11 +305,6 @@ class _Around:
 def _found(learn: Any, *kinds: type) -> list[Any]:
     """Return the callbacks of some kinds."""
     return [each for each in learn.cbs if isinstance(each, kinds)]
-
-
-def _is_notebook() -> bool:
-    """Say whether this runs in a kernel."""
-    return hasattr(getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)(), "kernel")
 
 
 def _split_of(learn: Any, part: str) -> str | None:

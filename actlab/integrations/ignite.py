@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from actlab.errors import MissingDependencyError
-from actlab.integrations.loop import EventRecorder, Loop, Tracker
+from actlab.integrations.loop import Loop, Looped, Tracker
 
 try:
     from ignite.engine import Engine, Events
@@ -22,7 +22,7 @@ except ImportError as error:
 __all__ = ["ActivationHistogram"]
 
 
-class ActivationHistogram:
+class ActivationHistogram(Looped):
     """A handler that records every activation of a model: ``ActivationHistogram(model).attach(trainer)``.
 
     One row per iteration, with what the trainer returns as loss; the metrics of an engine are in the row of
@@ -64,16 +64,6 @@ class ActivationHistogram:
         self._trainers: list[Engine] = []
         self._metrics: dict[str, Any] = {}
         self._is_epoch_over = False
-
-    @property
-    def path(self) -> str:
-        """Where the run is written."""
-        return self._loop.path
-
-    @property
-    def recorder(self) -> EventRecorder | None:
-        """The recorder, while an engine runs."""
-        return self._loop.recorder
 
     def attach(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from actlab.errors import ActlabError, MissingDependencyError
-from actlab.integrations.loop import EventRecorder, Loop, Tracker
+from actlab.integrations.loop import Loop, Looped, Tracker
 from actlab.integrations.targets import find_labels
 
 _OTHER_BACKEND: Final = (
@@ -34,7 +34,7 @@ __all__ = ["ActivationHistogram"]
 _FUNCTIONS: Final = {"train": "train_function", "test": "test_function", "predict": "predict_function"}
 
 
-class ActivationHistogram(keras.callbacks.Callback):
+class ActivationHistogram(Looped, keras.callbacks.Callback):
     """Record the activations of a Keras model: one row for each batch.
 
     Pass it to ``model.fit(callbacks=[...])``: training is split "train", validation "valid". Passed to
@@ -81,16 +81,6 @@ class ActivationHistogram(keras.callbacks.Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Leave what is watched to the original: a copy begins anew."""
         return vars(self) | {"_functions": {}, "_watched": weakref.WeakSet(), "_is_fitting": False}
-
-    @property
-    def path(self) -> str:
-        """Where the run is written."""
-        return self._loop.path
-
-    @property
-    def recorder(self) -> EventRecorder | None:
-        """The recorder, while there is something to record."""
-        return self._loop.recorder
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Hear of exceptions from now on; what Keras did before has nothing to record."""

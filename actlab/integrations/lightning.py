@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 
 from actlab.errors import MissingDependencyError
-from actlab.integrations.loop import EventRecorder, Loop, Tracker
+from actlab.integrations.loop import Loop, Looped, Tracker
 from actlab.recording.sites import find_sites
 
 try:
@@ -29,7 +29,7 @@ from torchmetrics import Metric
 __all__ = ["ActivationHistogram"]
 
 
-class ActivationHistogram(Callback):
+class ActivationHistogram(Looped, Callback):
     """A callback that records every activation of a `LightningModule`.
 
     One row per batch of `fit`, `validate` and `test`, in the splits train, valid and test. The sanity check
@@ -69,16 +69,6 @@ class ActivationHistogram(Callback):
         self._metrics: dict[str, Any] = {}
         self._loaded: dict[str, Any] | None = None
         self._is_ahead = False  # of the training: a finder of the learning rate saves, and takes it back
-
-    @property
-    def path(self) -> str:
-        """Where the run is written."""
-        return self._loop.path
-
-    @property
-    def recorder(self) -> EventRecorder | None:
-        """The recorder, from the start of a fit, validation or test to its end."""
-        return self._loop.recorder
 
     @property
     def state_key(self) -> str:

@@ -21,7 +21,7 @@ from actlab.integrations.targets import find_labels
 from actlab.recording.guard import Guard
 from actlab.recording.recorder import Recorder
 
-__all__ = ["EventRecorder", "Loop", "Tracker"]
+__all__ = ["EventRecorder", "Loop", "Looped", "Tracker"]
 
 _UNTRAINED: Final = -1
 _given: Final[set[str]] = set()  # paths of this process that nobody chose
@@ -304,6 +304,22 @@ class Loop:
             self._shift = 0 if epoch > self._epoch else self._epoch + 1 - epoch
             self._is_anew = False
         return epoch + self._shift
+
+
+class Looped:
+    """What every callback shows of its loop."""
+
+    _loop: Loop
+
+    @property
+    def path(self) -> str:
+        """Where the run is written."""
+        return self._loop.path
+
+    @property
+    def recorder(self) -> EventRecorder | None:
+        """The recorder, while there is something to record."""
+        return self._loop.recorder
 
 
 def _new_path() -> str:

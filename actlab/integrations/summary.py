@@ -78,12 +78,13 @@ def summarise(path: str, epoch: int) -> Summary:
 
 def _of_layers(run: Run, split: str, epoch: int) -> Iterator[tuple[str, float]]:
     """Name the statistics of each layer that has values in an epoch."""
-    rows = run[split].isel(step=run.rows(split, epoch))[["n", "mean", "std", "min", "max", "counts"]]
-    pooled = pool_moments(rows.load())
-    found = pooled[["mean", "std"]].assign(
+    rows = run.select(split, epoch=epoch)
+    pooled = pool_moments(rows)
+    found = pooled[["n", "mean", "std"]].assign(
         zeros=zero_share(rows["counts"].sum("step")), nonfinite=pooled["n"] - pooled["finite"]
     )
-    for layer in found["layer"].values[pooled["n"].values > 0]:
+    found = found.compute()  # block by block: the counts of a long epoch are large
+    for layer in found["layer"].values[found["n"].values > 0]:
         one = found.sel(layer=layer)
         for name in ("mean", "std", "zeros", "nonfinite"):
             if math.isfinite(value := float(one[name])):

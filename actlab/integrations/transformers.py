@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from actlab.errors import MissingDependencyError
-from actlab.integrations.loop import EventRecorder, Loop, Tracker
+from actlab.integrations.loop import Loop, Looped, Tracker
 from actlab.integrations.targets import find_labels
 from actlab.recording.labels import NO_LABEL
 
@@ -40,7 +40,7 @@ _NOT_LOGGED: Final = ("loss", "learning_rate", "epoch")
 _TIMINGS: Final = ("_runtime", "_per_second", "_preparation_time")
 
 
-class ActivationHistogramCallback(TrainerCallback):
+class ActivationHistogramCallback(Looped, TrainerCallback):
     """Record the activations of the model of a Trainer: one row for each batch that goes forward.
 
     Pass it to ``Trainer(callbacks=[...])``. Training is split "train", `evaluate` "valid", `predict` and
@@ -80,16 +80,6 @@ class ActivationHistogramCallback(TrainerCallback):
         self._is_generating = False
         self._epoch: int | None = None
         self._next_epoch = 0
-
-    @property
-    def path(self) -> str:
-        """Where the run is written."""
-        return self._loop.path
-
-    @property
-    def recorder(self) -> EventRecorder | None:
-        """The recorder, while there is something to record."""
-        return self._loop.recorder
 
     def on_init_end(self, *_: Any, **__: Any) -> None:
         """Get to know the Trainer: no event comes before the first batch of `evaluate`."""

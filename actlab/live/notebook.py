@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from actlab.errors import ActlabError
 from actlab.live.cell import as_html
+from actlab.live.kernel import find_shell
 from actlab.live.watched import Watched
 
 __all__ = ["Watch", "watch"]
@@ -136,8 +136,7 @@ def watch(path: str | PathLike[str]) -> Watch:
     ActlabError
         Outside a notebook.
     """
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is None or not hasattr(shell, "kernel"):
+    if (shell := find_shell()) is None:
         raise ActlabError(
             "actlab.watch draws in a cell of a notebook, and this is none: "
             f"in a terminal run `actlab watch {path}`, over ssh with --text"

@@ -203,7 +203,7 @@ class Run(Selecting):
         SelectionError
             If the run has no such split or layer.
         """
-        chosen = self[split].isel(step=rows)
+        chosen = self._sizes(split).isel(step=rows)
         found = self.head_counts(split) if self.find_layer(layer) == self.head else None
         if found is None:
             return None
@@ -216,7 +216,7 @@ class Run(Selecting):
         raw = self._raw_values(layer, split, rows)
         if raw is not None:
             return raw.rename(head="values")
-        found, chosen = self.samples(split, layer), self[split].isel(step=rows)
+        found, chosen = self.samples(split, layer), self._sizes(split).isel(step=rows)
         if found is None:
             return None
         found = found.isel(sample=belong(found, chosen))
